@@ -1,0 +1,9 @@
+//! Owns the decision which backend serves a key. Pure: no IO, clock, randomness, tokio, hyper or
+//! Kubernetes type, because every replica must reach the same decision from the same facts.
+
+pub mod backend;
+pub mod hash;
+pub mod key;
+pub mod pool;
+pub mod snapshot;
+pub mod table;

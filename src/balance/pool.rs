@@ -1,0 +1,108 @@
+//! Owns `Pool`: a checked pool, whatever its source called it. Parsing ends before this type, so
+//! nothing here can be out of range.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::key::KeySource;
+
+/// Namespace and name of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolId {
+    /// Kubernetes namespace; `default` where a file names none.
+    pub namespace: Arc<str>,
+    /// Name within the namespace.
+    pub name: Arc<str>,
+}
+
+impl PoolId {
+    /// An id from its two parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One port a pool opens on every replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Name within the pool.
+    pub name: Arc<str>,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// One entry of `spec.backends`: a named share of the pool's traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Name within the pool.
+    pub name: Arc<str>,
+    /// Share of the group relative to the other groups; zero takes no traffic.
+    pub weight: u16,
+}
+
+/// How the Maglev table is filled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fill {
+    /// Over seats, with the least movement.
+    #[default]
+    Seats,
+    /// The listing of the Maglev paper (NSDI'16) over the ready backends sorted by id.
+    Paper,
+}
+
+/// Whether pod readiness decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Readiness {
+    /// Only ready backends take traffic.
+    #[default]
+    Require,
+    /// Every backend with an address that is not terminating takes traffic.
+    Ignore,
+}
+
+/// Time limits of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To open a connection to a backend.
+    pub connect: Duration,
+    /// From the request's head to the response's head; `None` waits for ever.
+    pub request: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(1), request: Some(Duration::from_secs(30)) }
+    }
+}
+
+/// A checked pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Who it is.
+    pub id: PoolId,
+    /// Creation time, milliseconds since the UNIX epoch: of two pools that want one port the older keeps it.
+    pub created_ms: u64,
+    /// Ports it serves.
+    pub listeners: Vec<Listener>,
+    /// Shares of the traffic, in the order written.
+    pub groups: Vec<Group>,
+    /// Table size, a prime; chosen from the number of seats when absent.
+    pub table_size: Option<u32>,
+    /// How the table is filled.
+    pub fill: Fill,
+    /// Which part of a request decides; the first one present. Never empty.
+    pub hash_on: Vec<KeySource>,
+    /// Whether readiness decides.
+    pub readiness: Readiness,
+    /// How long requests in flight may go on at a backend that left.
+    pub drain_timeout: Duration,
+    /// Time limits.
+    pub timeouts: Timeouts,
+}

@@ -1,0 +1,100 @@
+//! Owns the snapshot: everything the proxy needs to route, immutable, swapped whole.
+//! What is read together stands together here, so no request ever sees two truths.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::backend::{Backend, State};
+use super::key::{self, RequestParts};
+use super::pool::{Pool, PoolId};
+use super::table::Table;
+
+/// All pools as the proxy serves them.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts up with every publish of this process; local, not part of any digest.
+    pub generation: u64,
+    pools: BTreeMap<PoolId, Arc<PoolSnapshot>>,
+    ports: BTreeMap<u16, Arc<PoolSnapshot>>,
+}
+
+impl Snapshot {
+    /// A snapshot of `pools`; `ports` says which of them owns each port.
+    pub fn new(generation: u64, pools: BTreeMap<PoolId, Arc<PoolSnapshot>>, ports: &BTreeMap<u16, PoolId>) -> Self {
+        let ports = ports.iter().filter_map(|(port, id)| Some((*port, pools.get(id)?.clone()))).collect();
+        Self { generation, pools, ports }
+    }
+
+    /// The pool that answers on `port`.
+    #[inline]
+    pub fn route(&self, port: u16) -> Option<&Arc<PoolSnapshot>> {
+        self.ports.get(&port)
+    }
+
+    /// The ports to listen on, ascending.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        self.ports.keys().copied()
+    }
+
+    /// All pools, by id.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<PoolSnapshot>> {
+        self.pools.values()
+    }
+
+    /// One pool by id.
+    pub fn pool(&self, id: &PoolId) -> Option<&Arc<PoolSnapshot>> {
+        self.pools.get(id)
+    }
+}
+
+/// One pool as the proxy serves it.
+#[derive(Debug)]
+pub struct PoolSnapshot {
+    /// The policy.
+    pub pool: Arc<Pool>,
+    /// Small number of the pool, constant for the life of the process: index for per-thread counters.
+    pub ordinal: u32,
+    /// Slot to seat.
+    pub table: Arc<Table>,
+    /// Seat to the backend that answers for it; `None` where nobody may. The table names no such seat.
+    pub seats: Box<[Option<Arc<Backend>>]>,
+    /// Every backend the source knows, seated or not, by id.
+    pub members: Box<[MemberView]>,
+    /// Equal on all replicas that route alike: hash over slots, occupants, size and seed.
+    pub digest: u64,
+}
+
+/// A backend as the snapshot knows it, for metrics, status and draining.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberView {
+    /// Who it is.
+    pub backend: Arc<Backend>,
+    /// What it may be given.
+    pub state: State,
+    /// Its seat, once it has one.
+    pub seat: Option<u16>,
+    /// Its weight within its group.
+    pub weight: u16,
+    /// Slots of the table it answers for.
+    pub slots: u32,
+}
+
+impl PoolSnapshot {
+    /// The hash of the request's key.
+    #[inline]
+    pub fn key_hash(&self, request: &impl RequestParts) -> u64 {
+        key::hash_of(&self.pool.hash_on, request)
+    }
+
+    /// The backend for a key. `None` only when the pool has nobody to answer.
+    #[inline]
+    pub fn pick(&self, key_hash: u64) -> Option<&Arc<Backend>> {
+        self.seats[usize::from(self.table.pick(key_hash)?)].as_ref()
+    }
+
+    /// The backends for a key, best first, each once: the owner of its slot, then those who would inherit it.
+    /// No allocation until the second one is asked for.
+    pub fn candidates(&self, key_hash: u64) -> impl Iterator<Item = &Arc<Backend>> {
+        self.table.candidates(key_hash).filter_map(|seat| self.seats[usize::from(seat)].as_ref())
+    }
+}
