@@ -6,3 +6,4 @@
 
 pub mod balance;
 pub mod handoff;
+pub mod source;

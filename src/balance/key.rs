@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn the_first_source_present_decides() {
-        let sources = [KeySource::Header("x-none".into()), KeySource::Header("x-user".into()), KeySource::Path];
+        let sources =
+            [KeySource::Header("x-none".into()), KeySource::Header("x-user".into()), KeySource::Path];
         assert_eq!(hash_of(&sources, &request()), hash::stable(b"ada", SEED));
     }
 

@@ -1,9 +1,11 @@
 //! Owns the decision which backend serves a key. Pure: no IO, clock, randomness, tokio, hyper or
 //! Kubernetes type, because every replica must reach the same decision from the same facts.
 
+pub mod assembly;
 pub mod backend;
 pub mod hash;
 pub mod key;
 pub mod pool;
+pub mod seats;
 pub mod snapshot;
 pub mod table;

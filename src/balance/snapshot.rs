@@ -20,7 +20,11 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// A snapshot of `pools`; `ports` says which of them owns each port.
-    pub fn new(generation: u64, pools: BTreeMap<PoolId, Arc<PoolSnapshot>>, ports: &BTreeMap<u16, PoolId>) -> Self {
+    pub fn new(
+        generation: u64,
+        pools: BTreeMap<PoolId, Arc<PoolSnapshot>>,
+        ports: &BTreeMap<u16, PoolId>,
+    ) -> Self {
         let ports = ports.iter().filter_map(|(port, id)| Some((*port, pools.get(id)?.clone()))).collect();
         Self { generation, pools, ports }
     }

@@ -27,9 +27,14 @@ impl TableBuilder {
         Self { size, seed }
     }
 
+    /// Placeholder until the real table lands.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
     /// The table for these seats.
     pub fn build(&mut self, loads: &[SeatLoad]) -> Table {
-        let live: Vec<u16> = (0..).zip(loads).filter(|(_, load)| load.live > 0).map(|(seat, _)| seat).collect();
+        let live: Vec<u16> =
+            (0..).zip(loads).filter(|(_, load)| load.live > 0).map(|(seat, _)| seat).collect();
         let owner = |slot: u32| {
             let weight = |seat: &&u16| super::hash::mix(self.seed ^ u64::from(slot), u64::from(**seat));
             live.iter().max_by_key(weight).copied().unwrap_or(u16::MAX)
@@ -70,5 +75,43 @@ impl Table {
         let mut shares = vec![0; seats];
         self.slots.iter().filter(|seat| **seat != u16::MAX).for_each(|seat| shares[usize::from(*seat)] += 1);
         shares
+    }
+}
+impl Table {
+    /// Placeholder until the real table lands.
+    pub fn slots(&self) -> &[u16] {
+        &self.slots
+    }
+    /// Placeholder until the real table lands.
+    pub fn seat_at(&self, slot: u32) -> Option<u16> {
+        let s = self.slots[slot as usize];
+        (s != u16::MAX).then_some(s)
+    }
+    /// Placeholder until the real table lands.
+    pub fn bytes(&self) -> usize {
+        self.slots.len() * 2
+    }
+}
+/// Placeholder until the real table lands.
+pub fn digest(table: &Table, occupants: &[Option<u64>], seed: u64) -> u64 {
+    let mut d = seed;
+    for s in table.slots() {
+        d = super::hash::mix(d, occupants.get(*s as usize).copied().flatten().unwrap_or(u64::MAX));
+    }
+    d
+}
+/// Placeholder until the real table lands.
+pub mod paper {
+    use super::*;
+    /// Placeholder until the real table lands.
+    pub fn fill(names: &[&[u8]], _w: &[u16], size: u32, seed: u64) -> Table {
+        TableBuilder::new(size, seed).build(&vec![SeatLoad { group: 0, nominal: 1, live: 1 }; names.len()])
+    }
+}
+/// Placeholder until the real table lands.
+pub mod prime {
+    /// Placeholder until the real table lands.
+    pub fn size_for(_n: usize) -> u32 {
+        1021
     }
 }

@@ -1,0 +1,246 @@
+//! Owns the rules by which backends take, keep and inherit seats.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::roster::{Occupant, Roster, RosterSeat};
+use crate::balance::backend::{BackendId, Member, State};
+
+/// How long a surge pod of a rollout waits for the seat of the pod it replaces. Long enough for the
+/// workload's controller to delete the old pod, short enough that a stuck rollout wastes no capacity.
+pub const SEAT_HOLD_MS: u64 = 30_000;
+
+/// How long a follower waits for the lease holder to seat a newcomer before it does so itself.
+const HOLDER_SILENCE_MS: u64 = 1_000;
+
+/// Seat numbers are `u16` and `u16::MAX` means "nobody" in a table.
+const SEATS_MAX: usize = u16::MAX as usize;
+
+/// Whether this process decides who gets a new seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// Holds the lease, or is alone.
+    Holder,
+    /// Follows the holder's roster.
+    Follower,
+}
+
+/// One seat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Group whose share the seat carries.
+    pub group: Arc<str>,
+    /// Weight within the group.
+    pub weight: u16,
+    /// Who sits there, or sat there last.
+    pub occupant: Option<Occupant>,
+    /// When the occupant left; `None` while it is there.
+    pub vacated_ms: Option<u64>,
+}
+
+impl Seat {
+    /// Free for a newcomer.
+    pub fn is_vacant(&self) -> bool {
+        self.vacated_ms.is_some() || self.occupant.is_none()
+    }
+
+    fn seat(&mut self, member: &Member) {
+        self.occupant = Some(Occupant { id: member.backend.id.clone(), name: member.backend.name.clone() });
+        self.group = member.backend.group.clone();
+        self.weight = member.weight.get();
+        self.vacated_ms = None;
+    }
+}
+
+/// What happened to the seats, for naming the cause of moved slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Event {
+    /// Fewer seats than before: occupants of the last ones moved into holes.
+    Compacted,
+    /// A seat was added.
+    Joined,
+    /// A newcomer took a vacated seat.
+    Inherited,
+    /// An occupant left.
+    Left,
+}
+
+/// The outcome of settling.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// What changed, each kind once.
+    pub events: BTreeSet<Event>,
+    /// When to settle again although nothing else happens, milliseconds since the UNIX epoch.
+    pub wake_at_ms: Option<u64>,
+}
+
+/// The seats of one pool.
+#[derive(Clone, Debug, Default)]
+pub struct SeatBook {
+    pub(super) seats: Vec<Seat>,
+    /// Ready backends without a seat, and since when.
+    waiting: HashMap<BackendId, u64>,
+}
+
+impl SeatBook {
+    /// The seats, seat 0 first.
+    pub fn seats(&self) -> &[Seat] {
+        &self.seats
+    }
+
+    /// Takes over the roster of the lease holder, or of an earlier life.
+    pub fn adopt(&mut self, roster: &Roster) {
+        self.seats = roster.seats.iter().map(Seat::from).collect();
+    }
+
+    /// The seats for others to adopt.
+    pub fn roster(&self) -> Roster {
+        Roster { seats: (0..).zip(&self.seats).map(|(seat, it)| it.to_roster(seat)).collect() }
+    }
+
+    /// Brings the seats in line with the members at `now_ms`. Same seats, members, authority and time:
+    /// same outcome, in whatever order the members stand.
+    pub fn settle(&mut self, members: &[Member], authority: Authority, now_ms: u64) -> Settled {
+        let by_id: BTreeMap<&BackendId, &Member> =
+            members.iter().map(|member| (&member.backend.id, member)).collect();
+        let mut settled = Settled::default();
+        self.greet_and_dismiss(&by_id, now_ms, &mut settled);
+        self.seat_newcomers(&by_id, authority, now_ms, &mut settled);
+        if authority == Authority::Holder {
+            self.compact(now_ms, &mut settled);
+        }
+        settled
+    }
+
+    /// Occupants that left vacate their seats, those that came back take them again.
+    fn greet_and_dismiss(
+        &mut self,
+        by_id: &BTreeMap<&BackendId, &Member>,
+        now_ms: u64,
+        settled: &mut Settled,
+    ) {
+        for seat in &mut self.seats {
+            let Some(occupant) = &seat.occupant else { continue };
+            match by_id.get(&occupant.id).filter(|member| !is_leaving(member)) {
+                Some(member) => seat.seat(member),
+                None if seat.vacated_ms.is_none() => {
+                    seat.vacated_ms = Some(now_ms);
+                    settled.events.insert(Event::Left);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn seat_newcomers(
+        &mut self,
+        by_id: &BTreeMap<&BackendId, &Member>,
+        authority: Authority,
+        now_ms: u64,
+        settled: &mut Settled,
+    ) {
+        let seated: BTreeSet<BackendId> = self.occupied().cloned().collect();
+        let mut newcomers: Vec<&Member> = by_id
+            .values()
+            .copied()
+            .filter(|m| m.state == State::Ready && !seated.contains(&m.backend.id))
+            .collect();
+        newcomers.sort_by_key(|member| (member.lineage.created_ms, member.backend.id.clone()));
+        self.waiting.retain(|id, _| newcomers.iter().any(|member| member.backend.id == *id));
+        let anyone_live =
+            self.occupied().any(|id| by_id.get(id).is_some_and(|member| member.state == State::Ready));
+        for member in newcomers {
+            let since = *self.waiting.entry(member.backend.id.clone()).or_insert(now_ms);
+            let due = since + patience_ms(member, by_id, authority, anyone_live);
+            if let Some(seat) = self.vacant_seat_for(member) {
+                self.seats[seat].seat(member);
+                settled.events.insert(Event::Inherited);
+            } else if due <= now_ms && self.seats.len() < SEATS_MAX {
+                self.seats.push(Seat::of(member));
+                settled.events.insert(Event::Joined);
+            } else {
+                settled.wake_at_ms = Some(settled.wake_at_ms.map_or(due, |at| at.min(due)));
+                continue;
+            }
+            self.waiting.remove(&member.backend.id);
+        }
+    }
+
+    fn occupied(&self) -> impl Iterator<Item = &BackendId> {
+        self.seats
+            .iter()
+            .filter(|seat| !seat.is_vacant())
+            .filter_map(|seat| Some(&seat.occupant.as_ref()?.id))
+    }
+
+    /// The vacant seat that suits a newcomer best: that of its own name, then of its group, then any;
+    /// the lowest number among equals, which replicas agree on whatever they saw first.
+    fn vacant_seat_for(&self, member: &Member) -> Option<usize> {
+        let backend = &member.backend;
+        let rank = |seat: &Seat| match &seat.occupant {
+            Some(occupant) if occupant.name == backend.name && seat.group == backend.group => 0,
+            _ if seat.group == backend.group => 1,
+            _ => 2,
+        };
+        let vacant = self.seats.iter().enumerate().filter(|(_, seat)| seat.is_vacant());
+        vacant.min_by_key(|(index, seat)| (rank(seat), *index)).map(|(index, _)| index)
+    }
+}
+
+impl Seat {
+    fn of(member: &Member) -> Self {
+        let mut seat =
+            Self { group: member.backend.group.clone(), weight: 1, occupant: None, vacated_ms: None };
+        seat.seat(member);
+        seat
+    }
+
+    fn to_roster(&self, seat: u16) -> RosterSeat {
+        RosterSeat {
+            seat,
+            group: self.group.clone(),
+            weight: self.weight,
+            occupant: self.occupant.clone(),
+            vacated_ms: self.vacated_ms,
+        }
+    }
+}
+
+impl From<&RosterSeat> for Seat {
+    fn from(seat: &RosterSeat) -> Self {
+        Self {
+            group: seat.group.clone(),
+            weight: seat.weight.max(1),
+            occupant: seat.occupant.clone(),
+            vacated_ms: seat.vacated_ms,
+        }
+    }
+}
+
+fn is_leaving(member: &Member) -> bool {
+    matches!(member.state, State::Terminating { .. })
+}
+
+/// How long a newcomer without a vacant seat waits before it gets one of its own.
+fn patience_ms(
+    member: &Member,
+    by_id: &BTreeMap<&BackendId, &Member>,
+    authority: Authority,
+    anyone_live: bool,
+) -> u64 {
+    let hold = if anyone_live && is_rolling(member, by_id) { SEAT_HOLD_MS } else { 0 };
+    match authority {
+        Authority::Holder => hold,
+        Authority::Follower => hold + HOLDER_SILENCE_MS,
+    }
+}
+
+/// Whether the workload of a newcomer is being replaced: another revision of it is still there.
+/// A scale-up has one revision only, so its pods never wait.
+fn is_rolling(newcomer: &Member, by_id: &BTreeMap<&BackendId, &Member>) -> bool {
+    let lineage = &newcomer.lineage;
+    lineage.workload.is_some()
+        && by_id.values().any(|other| {
+            other.lineage.workload == lineage.workload && other.lineage.revision != lineage.revision
+        })
+}

@@ -1,0 +1,268 @@
+//! Owns the way from facts to a published snapshot: one assembly a pool, ports by seniority, one swap
+//! for all changes of a batch. A pool that does not change keeps its very table.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::balance::assembly::{Assembly, Cause};
+use crate::balance::backend::{Member, State};
+use crate::balance::pool::{Pool, PoolId};
+use crate::balance::seats::Roster;
+use crate::balance::snapshot::{PoolSnapshot, Snapshot};
+use crate::handoff::Publisher;
+
+pub use crate::balance::seats::Authority;
+
+/// What a source knows of one pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolFacts {
+    /// The checked policy.
+    pub pool: Arc<Pool>,
+    /// Every backend known, in any order.
+    pub members: Vec<Member>,
+}
+
+/// One change a source reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A pool is new or differs.
+    Set(PoolFacts),
+    /// A pool is gone.
+    Remove(PoolId),
+    /// Seats read from the pool's status, or from the state directory.
+    Adopt(PoolId, Roster),
+}
+
+/// What became of a pool, for status, logs and the state directory.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Which pool.
+    pub id: PoolId,
+    /// Digest of its table.
+    pub digest: u64,
+    /// Slots of its table.
+    pub table_size: u32,
+    /// Memory of its table.
+    pub table_bytes: usize,
+    /// Seats, holes included.
+    pub seats: usize,
+    /// Backends known.
+    pub total: usize,
+    /// Backends that are ready.
+    pub ready: usize,
+    /// Backends on their way out.
+    pub draining: usize,
+    /// The seats.
+    pub roster: Roster,
+    /// Whether the seats differ from the last report.
+    pub roster_changed: bool,
+    /// Whether the table differs from the last report.
+    pub table_changed: bool,
+    /// Slots that changed backend, and why.
+    pub moved: Option<(Cause, u32)>,
+    /// Ports that an older pool holds, and which.
+    pub port_conflicts: Vec<(u16, PoolId)>,
+    /// Time to settle the seats and build the table.
+    pub build: Duration,
+}
+
+/// Builds and publishes. One a process.
+#[derive(Debug)]
+pub struct Programmer {
+    publisher: Publisher,
+    pools: BTreeMap<PoolId, Programmed>,
+    /// Seats that came before their pool.
+    early: HashMap<PoolId, Roster>,
+    ordinals: BTreeMap<PoolId, u32>,
+    authority: Authority,
+    generation: u64,
+    ports: BTreeMap<u16, PoolId>,
+}
+
+#[derive(Debug)]
+struct Programmed {
+    facts: PoolFacts,
+    assembly: Assembly,
+    snapshot: Option<Arc<PoolSnapshot>>,
+    roster: Roster,
+    conflicts: Vec<(u16, PoolId)>,
+    wake_at_ms: Option<u64>,
+}
+
+impl Programmer {
+    /// A programmer that publishes through `publisher`.
+    pub fn new(publisher: Publisher) -> Self {
+        Self {
+            publisher,
+            pools: BTreeMap::new(),
+            early: HashMap::new(),
+            ordinals: BTreeMap::new(),
+            authority: Authority::Follower,
+            generation: 0,
+            ports: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a batch of changes in, and publishes once if anything differs. Also call it with no
+    /// changes at `wake_at_ms`, and when the authority changed. Reports the pools it looked at.
+    pub fn apply(&mut self, changes: Vec<Change>, authority: Authority, now_ms: u64) -> Vec<Report> {
+        let mut dirty = self.due(authority, now_ms);
+        let mut publish = false;
+        self.authority = authority;
+        for change in changes {
+            match change {
+                Change::Set(facts) => dirty.extend(Some(self.set(facts))),
+                Change::Remove(id) => {
+                    dirty.remove(&id);
+                    self.early.remove(&id);
+                    publish |= self.pools.remove(&id).is_some();
+                }
+                Change::Adopt(id, roster) => dirty.extend(self.adopt(id, roster)),
+            }
+        }
+        let mut reports = Vec::new();
+        for id in &dirty {
+            reports.extend(self.assemble(id, authority, now_ms));
+        }
+        publish |= reports.iter().any(|report| report.table_changed);
+        let conflicts_changed = self.share_out_ports();
+        for report in &mut reports {
+            report.port_conflicts = self.pools[&report.id].conflicts.clone();
+        }
+        let others = conflicts_changed.difference(&dirty).filter_map(|id| self.unchanged_report(id));
+        reports.extend(others.collect::<Vec<_>>());
+        if publish || !conflicts_changed.is_empty() {
+            self.publish();
+        }
+        reports
+    }
+
+    /// When to call `apply` again although nothing happens, milliseconds since the UNIX epoch.
+    pub fn wake_at_ms(&self) -> Option<u64> {
+        self.pools.values().filter_map(|pool| pool.wake_at_ms).min()
+    }
+
+    /// The snapshot of a pool as last published.
+    pub fn snapshot(&self, id: &PoolId) -> Option<&Arc<PoolSnapshot>> {
+        self.pools.get(id)?.snapshot.as_ref()
+    }
+
+    fn due(&self, authority: Authority, now_ms: u64) -> BTreeSet<PoolId> {
+        let all = authority != self.authority;
+        let is_due = |pool: &Programmed| all || pool.wake_at_ms.is_some_and(|at| at <= now_ms);
+        self.pools.iter().filter(|(_, pool)| is_due(pool)).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn set(&mut self, facts: PoolFacts) -> PoolId {
+        let id = facts.pool.id.clone();
+        if let Some(known) = self.pools.get_mut(&id) {
+            known.facts = facts;
+            return id;
+        }
+        let next = self.ordinals.len() as u32;
+        let mut assembly = Assembly::new(*self.ordinals.entry(id.clone()).or_insert(next));
+        if let Some(roster) = self.early.remove(&id) {
+            assembly.adopt(&roster);
+        }
+        let roster = assembly.roster();
+        let fresh =
+            Programmed { facts, assembly, snapshot: None, roster, conflicts: Vec::new(), wake_at_ms: None };
+        self.pools.insert(id.clone(), fresh);
+        id
+    }
+
+    /// A holder's own seats are the truth: it adopts only what it finds when it has none.
+    fn adopt(&mut self, id: PoolId, roster: Roster) -> Option<PoolId> {
+        let Some(known) = self.pools.get_mut(&id) else {
+            self.early.insert(id, roster);
+            return None;
+        };
+        if self.authority == Authority::Holder && !known.assembly.seats().is_empty() {
+            return None;
+        }
+        known.assembly.adopt(&roster);
+        Some(id)
+    }
+
+    fn assemble(&mut self, id: &PoolId, authority: Authority, now_ms: u64) -> Option<Report> {
+        let known = self.pools.get_mut(id)?;
+        let started = Instant::now();
+        let built = known.assembly.assemble(&known.facts.pool, &known.facts.members, authority, now_ms);
+        let build = started.elapsed();
+        let table_changed =
+            known.snapshot.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &built.snapshot));
+        let roster = known.assembly.roster();
+        let roster_changed = roster != known.roster;
+        known.snapshot = Some(built.snapshot);
+        known.roster = roster;
+        known.wake_at_ms = built.wake_at_ms;
+        let mut report = known.report()?;
+        (report.moved, report.build) = (built.moved, build);
+        (report.roster_changed, report.table_changed) = (roster_changed, table_changed);
+        Some(report)
+    }
+
+    fn unchanged_report(&self, id: &PoolId) -> Option<Report> {
+        self.pools.get(id)?.report()
+    }
+
+    /// Gives each port to the oldest pool that asks for it. Returns the pools whose conflicts changed.
+    fn share_out_ports(&mut self) -> BTreeSet<PoolId> {
+        let mut by_age: Vec<&PoolId> = self.pools.keys().collect();
+        by_age.sort_by_key(|id| (self.pools[*id].facts.pool.created_ms, (*id).clone()));
+        let mut ports: BTreeMap<u16, PoolId> = BTreeMap::new();
+        let mut conflicts: BTreeMap<PoolId, Vec<(u16, PoolId)>> = BTreeMap::new();
+        for id in by_age {
+            for listener in &self.pools[id].facts.pool.listeners {
+                match ports.get(&listener.port) {
+                    Some(holder) if holder != id => {
+                        conflicts.entry(id.clone()).or_default().push((listener.port, holder.clone()));
+                    }
+                    _ => drop(ports.insert(listener.port, id.clone())),
+                }
+            }
+        }
+        let mut changed: BTreeSet<PoolId> = BTreeSet::new();
+        for (id, pool) in &mut self.pools {
+            let now = conflicts.remove(id).unwrap_or_default();
+            if pool.conflicts != now {
+                pool.conflicts = now;
+                changed.insert(id.clone());
+            }
+        }
+        self.ports = ports;
+        changed
+    }
+
+    fn publish(&mut self) {
+        self.generation += 1;
+        let pools =
+            self.pools.iter().filter_map(|(id, pool)| Some((id.clone(), pool.snapshot.clone()?))).collect();
+        self.publisher.publish(Snapshot::new(self.generation, pools, &self.ports));
+    }
+}
+
+impl Programmed {
+    fn report(&self) -> Option<Report> {
+        let snapshot = self.snapshot.as_ref()?;
+        let count =
+            |is: fn(&State) -> bool| snapshot.members.iter().filter(|member| is(&member.state)).count();
+        Some(Report {
+            id: self.facts.pool.id.clone(),
+            digest: snapshot.digest,
+            table_size: snapshot.table.size(),
+            table_bytes: snapshot.table.bytes(),
+            seats: self.assembly.seats().len(),
+            total: snapshot.members.len(),
+            ready: count(|state| *state == State::Ready),
+            draining: count(|state| matches!(state, State::Terminating { .. })),
+            roster: self.roster.clone(),
+            roster_changed: false,
+            table_changed: false,
+            moved: None,
+            port_conflicts: self.conflicts.clone(),
+            build: Duration::ZERO,
+        })
+    }
+}
