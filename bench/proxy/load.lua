@@ -1,0 +1,30 @@
+-- The load of the cost race, the same for every peer: 1,000 requests that differ in their
+-- x-user header, built once, so that a balancer that hashes spreads them and wrk stays cheap.
+-- Argument "close" asks for a new connection per request.
+
+local requests = {}
+local next_request = 0
+
+function init(args)
+  local headers = { ["Host"] = "bench.example" }
+  if args[1] == "close" then headers["Connection"] = "close" end
+  for user = 1, 1000 do
+    headers["x-user"] = "user" .. user
+    requests[user] = wrk.format("GET", wrk.path, headers)
+  end
+end
+
+function request()
+  next_request = next_request % 1000 + 1
+  return requests[next_request]
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format(
+    'RESULT {"requests": %d, "microseconds": %d, "bytes": %d, "p50_us": %d, "p99_us": %d, ' ..
+    '"errors": {"status": %d, "connect": %d, "read": %d, "write": %d, "timeout": %d}}\n',
+    summary.requests, summary.duration, summary.bytes,
+    latency:percentile(50), latency:percentile(99),
+    errors.status, errors.connect, errors.read, errors.write, errors.timeout))
+end
