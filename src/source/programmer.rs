@@ -266,3 +266,113 @@ impl Programmed {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::backend::{Backend, Lineage, Weight};
+    use crate::balance::key::KeySource;
+    use crate::balance::pool::{Fill, Group, Listener, Readiness, Timeouts};
+    use crate::handoff::{Reader, handoff};
+
+    fn pool(name: &str, port: u16, created_ms: u64) -> Pool {
+        Pool {
+            id: PoolId::new("shop", name),
+            created_ms,
+            listeners: vec![Listener { name: "web".into(), port }],
+            groups: vec![Group { name: "stable".into(), weight: 1 }],
+            table_size: Some(251),
+            fill: Fill::Seats,
+            hash_on: vec![KeySource::ClientIp],
+            readiness: Readiness::Require,
+            drain_timeout: Duration::from_secs(60),
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    fn member(name: &str) -> Member {
+        Member {
+            backend: Arc::new(Backend {
+                id: name.into(),
+                group: "stable".into(),
+                name: name.into(),
+                address: "192.0.2.1:80".parse().unwrap(),
+            }),
+            weight: Weight::ONE,
+            state: State::Ready,
+            lineage: Lineage::default(),
+        }
+    }
+
+    fn facts(pool: Pool, members: &[&str]) -> Change {
+        Change::Set(PoolFacts {
+            pool: Arc::new(pool),
+            members: members.iter().map(|name| member(name)).collect(),
+        })
+    }
+
+    fn programmer() -> (Programmer, Reader) {
+        let (publisher, reader) = handoff();
+        (Programmer::new(publisher), reader)
+    }
+
+    fn owner(reader: &Reader, port: u16) -> Option<String> {
+        reader.load().route(port).map(|it| it.pool.id.name.to_string())
+    }
+
+    #[test]
+    fn a_batch_is_one_publish() {
+        let (mut programmer, reader) = programmer();
+        let batch = vec![facts(pool("a", 80, 0), &["x"]), facts(pool("b", 81, 0), &["y"])];
+        programmer.apply(batch, Authority::Holder, 0);
+        assert_eq!(reader.load().generation, 1);
+        assert_eq!(reader.load().pools().count(), 2);
+    }
+
+    #[test]
+    fn facts_that_change_nothing_publish_nothing_and_keep_the_very_table() {
+        let (mut programmer, reader) = programmer();
+        programmer.apply(vec![facts(pool("a", 80, 0), &["x", "y"])], Authority::Holder, 0);
+        let before = reader.load().route(80).cloned().unwrap();
+        programmer.apply(vec![facts(pool("a", 80, 0), &["y", "x"])], Authority::Holder, 1);
+        assert_eq!(reader.load().generation, 1);
+        assert!(Arc::ptr_eq(&before, reader.load().route(80).unwrap()));
+    }
+
+    #[test]
+    fn the_older_of_two_pools_keeps_a_port_and_the_younger_is_told_who_has_it() {
+        let (mut programmer, reader) = programmer();
+        let younger = facts(pool("a", 80, 2), &["x"]);
+        assert!(programmer.apply(vec![younger], Authority::Holder, 0)[0].port_conflicts.is_empty());
+        let reports = programmer.apply(vec![facts(pool("b", 80, 1), &["y"])], Authority::Holder, 0);
+        let loser = reports.iter().find(|report| &*report.id.name == "a").expect("the younger is reported");
+        assert_eq!(loser.port_conflicts, [(80, PoolId::new("shop", "b"))]);
+        assert_eq!(owner(&reader, 80).as_deref(), Some("b"));
+        programmer.apply(vec![Change::Remove(PoolId::new("shop", "b"))], Authority::Holder, 0);
+        assert_eq!(owner(&reader, 80).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn seats_that_arrive_before_their_pool_wait_for_it() {
+        let (mut first, _) = programmer();
+        let report =
+            first.apply(vec![facts(pool("a", 80, 0), &["z", "x", "y"])], Authority::Holder, 0).remove(0);
+        let (mut second, _) = programmer();
+        let adopt = Change::Adopt(PoolId::new("shop", "a"), report.roster.clone());
+        second.apply(vec![adopt], Authority::Holder, 0);
+        let again =
+            second.apply(vec![facts(pool("a", 80, 0), &["y", "z", "x"])], Authority::Holder, 0).remove(0);
+        assert_eq!(again.roster, report.roster);
+        assert_eq!(again.digest, report.digest);
+    }
+
+    #[test]
+    fn a_follower_that_becomes_the_holder_seats_who_was_waiting() {
+        let (mut programmer, reader) = programmer();
+        programmer.apply(vec![facts(pool("a", 80, 0), &["x"])], Authority::Follower, 0);
+        assert!(reader.load().route(80).unwrap().pick(7).is_none());
+        assert_eq!(programmer.wake_at_ms(), Some(1_000));
+        programmer.apply(vec![], Authority::Holder, 1);
+        assert!(reader.load().route(80).unwrap().pick(7).is_some());
+    }
+}
