@@ -1,0 +1,37 @@
+# Each target is one command; what it does lives where it names.
+.PHONY: help demo test unit lint e2e cluster-up cluster-down bench-table bench-proxy bench-kill crds
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: ## ten backends, a pool, the proxy and live figures on this machine; ARGS="--load" adds traffic
+	cargo run --release --quiet -- demo $(ARGS)
+
+test: lint unit e2e ## every test: lints, unit and property tests, the scenarios in a real cluster
+
+lint: ## formatting and lints
+	cargo fmt --check && cargo clippy --quiet --all-targets --features e2e -- -D warnings
+
+unit: ## unit, property and integration tests, no cluster
+	cargo test --quiet
+
+e2e: ## the scenarios in a genuine kind cluster; GUIDEWAY_E2E_KEEP=1 leaves it up
+	e2e/run
+
+cluster-up: ## bring the kind cluster up and leave it up
+	e2e/cluster/up
+
+cluster-down: ## take the kind cluster down without a trace
+	e2e/cluster/down
+
+bench-table: ## every gate of the Maglev table
+	cargo bench --quiet --bench table
+
+bench-proxy: ## CPU per request beside nginx, HAProxy and Envoy
+	bench/proxy/run
+
+bench-kill: ## requests lost while a backend is killed twenty times
+	bench/proxy/kill
+
+crds: ## write crds/ from the Rust types
+	cargo run --quiet -- crd > crds/loadbalancerpools.guideway.dev.yaml
