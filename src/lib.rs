@@ -5,5 +5,6 @@
 //! ARCHITECTURE.md has the map, the way of the data and the invariants.
 
 pub mod balance;
+pub mod demo;
 pub mod handoff;
 pub mod source;

@@ -1,0 +1,125 @@
+//! `guideway-testbed`: what the end-to-end tests put into pods: a demo backend that obeys the test,
+//! and a load generator that is asked for its report through the API server's pod proxy.
+
+mod control;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser};
+use guideway::demo::backend::DemoBackend;
+use guideway::demo::load::{Load, LoadPlan, Pace, Target};
+use guideway::demo::orders::parse_duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Parser)]
+#[command(about = "Backends and load for Guideway's end-to-end tests", version)]
+enum Testbed {
+    /// A demo backend.
+    Backend(BackendArgs),
+    /// A load generator; prints its report as JSON. Exit 1 when a request failed.
+    Load(LoadArgs),
+}
+
+#[derive(Args)]
+struct BackendArgs {
+    /// Port to serve on, all addresses.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Name it answers with.
+    #[arg(long, env = "HOSTNAME")]
+    name: String,
+    /// Begins with a failing `GET /ready`.
+    #[arg(long)]
+    unready: bool,
+    /// Goes on serving for so long after SIGTERM, as an application with a preStop pause does.
+    #[arg(long, default_value = "0s", value_parser = parse_duration)]
+    linger: Duration,
+}
+
+#[derive(Args)]
+struct LoadArgs {
+    /// Where to send; given more than once, the connections are spread over the targets.
+    #[arg(long = "target", required = true)]
+    targets: Vec<Target>,
+    /// Requests per second; without it every connection sends as fast as it is answered.
+    #[arg(long)]
+    rate: Option<NonZeroU32>,
+    /// Keys, sent round robin as `x-user: key-I`.
+    #[arg(long, default_value = "1000")]
+    keys: NonZeroU32,
+    /// Keep-alive connections.
+    #[arg(long, default_value = "16")]
+    connections: NonZeroU32,
+    /// Ends after so long; without it at SIGTERM, SIGINT or `POST /stop`.
+    #[arg(long, value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// A request that takes longer has failed.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    timeout: Duration,
+    /// Serves `GET /report`, `GET /trails` and `POST /stop` here, and stays until SIGTERM.
+    #[arg(long)]
+    control: Option<SocketAddr>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<ExitCode> {
+    match Testbed::parse() {
+        Testbed::Backend(args) => backend(args).await,
+        Testbed::Load(args) => load(args).await,
+    }
+}
+
+async fn backend(args: BackendArgs) -> anyhow::Result<ExitCode> {
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), args.port);
+    let backend =
+        DemoBackend::bind(&args.name, address).await.with_context(|| format!("cannot serve on {address}"))?;
+    let (handle, stop) = (backend.handle(), CancellationToken::new());
+    handle.set_ready(!args.unready);
+    println!("{} serves on {}", handle.name(), handle.address());
+    let terminated = terminated()?;
+    let serving = tokio::spawn(backend.serve(stop.clone()));
+    terminated.cancelled().await;
+    handle.set_ready(false);
+    tokio::time::sleep(args.linger).await;
+    stop.cancel();
+    serving.await.context("the backend ended badly")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn load(args: LoadArgs) -> anyhow::Result<ExitCode> {
+    let terminated = terminated()?;
+    let plan = LoadPlan {
+        targets: args.targets,
+        pace: args.rate.map_or(Pace::Closed, Pace::Open),
+        connections: args.connections,
+        keys: args.keys,
+        duration: args.duration,
+        timeout: args.timeout,
+    };
+    let load = Load::start(plan, terminated.child_token());
+    if let Some(address) = args.control {
+        control::serve(address, load.clone(), terminated.clone()).await?;
+    }
+    load.ended().await;
+    let report = load.report(false);
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Cancelled at the first SIGTERM or SIGINT. A process that is PID 1 of its pod has no default for them.
+fn terminated() -> anyhow::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let token = CancellationToken::new();
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        cancelled.cancel();
+    });
+    Ok(token)
+}
