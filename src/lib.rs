@@ -5,6 +5,8 @@
 //! ARCHITECTURE.md has the map, the way of the data and the invariants.
 
 pub mod balance;
+pub mod cli;
+pub mod crd;
 pub mod demo;
 pub mod handoff;
 pub mod source;

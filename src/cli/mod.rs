@@ -1,0 +1,30 @@
+//! Owns the command line: one file a command, each of which says what it prints and when it fails.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod crd;
+
+/// A Kubernetes-native load balancer: controller and proxy in one process.
+#[derive(Debug, Parser)]
+#[command(name = "guideway", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the CustomResourceDefinitions, ready for `kubectl apply -f -`
+    Crd,
+}
+
+impl Cli {
+    /// Carries out the command.
+    pub fn execute(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Crd => crd::execute(),
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! Owns the `LoadBalancerPool` resource as users write it. The doc comments are what `kubectl explain`
+//! prints; the limits and rules are what the API server checks, so `kubectl apply` refuses what cannot work.
+
+// The derive of `KubeSchema` repeats each type inside a function, where `pub` reaches nobody; each printer
+// column is described by the same attributes.
+#![allow(unreachable_pub, clippy::duplicated_attributes)]
+
+use std::borrow::Cow;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::duration::DurationText;
+use super::status::LoadBalancerPoolStatus;
+
+/// Spec is the traffic a pool accepts, the backends that serve it, and how each request finds its backend.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "guideway.dev",
+    version = "v1alpha1",
+    kind = "LoadBalancerPool",
+    plural = "loadbalancerpools",
+    singular = "loadbalancerpool",
+    shortname = "lbp",
+    category = "guideway",
+    namespaced,
+    status = "LoadBalancerPoolStatus",
+    derive = "PartialEq",
+    doc = "LoadBalancerPool spreads the requests of one or more ports over the backends of a pool. Requests with \
+           the same key go to the same backend, also while pods roll, scale or fail.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        description = "Whether the pool serves traffic",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Endpoints",
+        type_ = "string",
+        description = "Endpoints that take new requests, of all endpoints",
+        json_path = ".status.endpoints.summary"
+    ),
+    printcolumn(
+        name = "Table size",
+        type_ = "integer",
+        description = "Slots of the lookup table",
+        json_path = ".status.table.size"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Algorithm",
+        type_ = "string",
+        description = "How a request finds its backend",
+        json_path = ".spec.algorithm.type",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        description = "Why the pool is ready or not",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        priority = 1
+    ),
+    printcolumn(
+        name = "Digest",
+        type_ = "string",
+        description = "Fingerprint of the table, equal on all replicas that route alike",
+        json_path = ".status.table.digest",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerPoolSpec {
+    /// Listeners are the ports the pool opens on every Guideway replica. A port belongs to one pool: of two
+    /// pools that ask for the same port the older one keeps it, and the other one says so in its conditions.
+    #[schemars(length(min = 1, max = 16))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[x_kube(validation = Rule::new("self.all(l, self.exists_one(m, m.port == l.port))")
+        .message("every listener needs a port of its own: give each of them another port")
+        .reason(Reason::FieldValueDuplicate))]
+    pub listeners: Vec<Listener>,
+
+    /// Backends share the pool's traffic in proportion to their weights. Each of them names a Service or
+    /// lists endpoints.
+    #[schemars(length(min = 1, max = 32))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[x_kube(validation = Rule::new("self.exists(b, b.weight > 0)")
+        .message("no backend has a weight above 0, so no request could be served: give at least one a weight"))]
+    #[x_kube(validation = Rule::new(
+        "self.all(b, !has(b.service) || self.exists_one(c, has(c.service) && c.service.name == b.service.name))")
+        .message("a Service may be named by one backend only: join those backends into one")
+        .reason(Reason::FieldValueDuplicate))]
+    pub backends: Vec<Backend>,
+
+    /// Algorithm decides which backend serves a request.
+    #[serde(default)]
+    pub algorithm: Algorithm,
+
+    /// Health decides which endpoints may take new requests.
+    #[serde(default)]
+    pub health: Health,
+
+    /// Timeouts limit how long a request may wait.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// A port the pool opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// Name of the listener, unique within the pool.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// Port is the TCP port that is opened, 1 to 65535.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+
+    /// Protocol spoken on the port. HTTP is HTTP/1.1 without TLS.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Protocol {
+    /// HTTP/1.1 without TLS.
+    #[default]
+    HTTP,
+}
+
+/// A named share of the pool's traffic.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.service) != has(self.endpoints)")
+    .message("set exactly one of service and endpoints"))]
+pub struct Backend {
+    /// Name of the backend, unique within the pool. Metrics and status carry it.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// Weight of the backend relative to the pool's other backends, 0 to 10000. A backend takes its weight
+    /// divided by the sum of all weights, however many endpoints it has. 0 takes no traffic.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 10000))]
+    pub weight: u16,
+
+    /// Service whose endpoints serve this share. It lies in the pool's namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceRef>,
+
+    /// Endpoints lists fixed addresses that serve this share. They count as ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["address", "port"]))]
+    pub endpoints: Option<Vec<Endpoint>>,
+}
+
+/// A Service and one of its ports.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRef {
+    /// Name of a Service in the pool's namespace. Its cluster IP is not used: requests go to the pods.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// Port of the Service, by number or by name.
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 && self <= 65535 : size(self) >= 1 && size(self) <= 63")
+        .message("port is a number from 1 to 65535 or the name of a port of the Service"))]
+    pub port: PortRef,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PortRef {
+    /// By number.
+    Number(i32),
+    /// By name.
+    Name(String),
+}
+
+impl JsonSchema for PortRef {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "PortRef".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-kubernetes-int-or-string": true })
+    }
+}
+
+/// A fixed address that serves requests.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// Address is an IPv4 or IPv6 address, such as 192.0.2.10 or 2001:db8::10.
+    #[schemars(length(min = 2, max = 45))]
+    #[x_kube(validation = Rule::new("isIP(self)")
+        .message("address is no IP address: write one such as 192.0.2.10 or 2001:db8::10, not a host name"))]
+    pub address: String,
+
+    /// Port the endpoint listens on, 1 to 65535.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+
+    /// Weight of the endpoint relative to the backend's other endpoints, 1 to 10000.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub weight: u16,
+}
+
+/// How a request finds its backend.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Algorithm {
+    /// Type of the algorithm. Maglev looks the request's key up in a table, so that equal keys meet the same
+    /// backend on every replica, and few keys move when backends come and go.
+    #[serde(rename = "type", default)]
+    pub kind: AlgorithmType,
+
+    /// TableSize is the number of slots in the lookup table, a prime from 251 to 5000011; 65537 is a good one up
+    /// to 600 endpoints. More slots spread the load more evenly and take 2 bytes each. When it is absent, a prime
+    /// of at least 100 slots for each endpoint is chosen. Changing it moves keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 251, max = 5_000_011))]
+    #[x_kube(validation = Rule::new(PRIME)
+        .message("tableSize is not a prime: use one such as 1021, 4093, 16381, 65537, 131071, 655357 or 1048573, \
+                  or leave it out"))]
+    pub table_size: Option<u32>,
+
+    /// Fill is how the table is filled. Seats gives every endpoint a seat that its successor inherits: joins and
+    /// failures move the least number of keys, and a rolling update moves each key once at most. Paper is the
+    /// listing of the Maglev paper over the ready endpoints, for comparison with other implementations.
+    #[serde(default)]
+    pub fill: Fill,
+
+    /// HashOn lists what a request's key is made of; the first entry that the request has decides. A request with
+    /// none of them is keyed by its client's address.
+    #[serde(default = "client_ip")]
+    #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub hash_on: Vec<HashOn>,
+}
+
+/// Trial division by 2, 3 and every 6k-1, 6k+1 up to 2401, whose square is above the largest size. Its cost is
+/// 800 divisions at most, far below the API server's limit.
+const PRIME: &str = "self % 2 != 0 && self % 3 != 0 && \
+    [0, 1, 2, 3].all(a, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].all(b, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].all(c, \
+    (self % (600 * a + 60 * b + 6 * c + 5) != 0 || self == 600 * a + 60 * b + 6 * c + 5) && \
+    (self % (600 * a + 60 * b + 6 * c + 7) != 0 || self == 600 * a + 60 * b + 6 * c + 7))))";
+
+/// The algorithms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AlgorithmType {
+    /// Maglev hashing.
+    #[default]
+    Maglev,
+}
+
+/// How the table is filled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Fill {
+    /// Over seats that successors inherit.
+    #[default]
+    Seats,
+    /// As the Maglev paper lists it.
+    Paper,
+}
+
+/// A part of a request.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.type in ['Header', 'Cookie', 'Query'] == has(self.name)")
+    .message("Header, Cookie and Query need a name; ClientIP, Path and Host take none"))]
+#[x_kube(validation = Rule::new(
+        "!has(self.name) || self.type == 'Query' || self.name.matches('^[-!#$%&*+.^_`|~0-9A-Za-z]+$')")
+    .field_path(".name")
+    .message("the name of a header or cookie consists of letters, digits and -!#$%&*+.^_`|~"))]
+pub struct HashOn {
+    /// Type is the part of the request. ClientIP is the address of the connection's other end, Header a header's
+    /// value, Cookie a cookie's value, Query the value of a query parameter as it stands in the URL, Path the path
+    /// without the query, Host the host without the port.
+    #[serde(rename = "type")]
+    pub kind: HashOnType,
+
+    /// Name of the header, cookie or query parameter. Header names compare without case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r##"^[!"$-%'-<>-~]+$"##))]
+    pub name: Option<String>,
+}
+
+/// The parts of a request that a key can be made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HashOnType {
+    /// The client's address.
+    ClientIP,
+    /// A header.
+    Header,
+    /// A cookie.
+    Cookie,
+    /// A query parameter.
+    Query,
+    /// The path without the query.
+    Path,
+    /// The host without the port.
+    Host,
+}
+
+/// Which endpoints may take new requests.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// Readiness says whether pod readiness decides. With Require only ready endpoints take new requests. With
+    /// Ignore every endpoint that is not terminating does.
+    #[serde(default)]
+    pub readiness: Readiness,
+
+    /// DrainTimeout is how long requests in flight may go on at an endpoint that left the pool, up to 24h. 0s ends
+    /// them at once.
+    #[serde(default = "drain_timeout")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("drainTimeout is at most 24h"))]
+    pub drain_timeout: DurationText,
+}
+
+/// Whether pod readiness decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Readiness {
+    /// Only ready endpoints take new requests.
+    #[default]
+    Require,
+    /// Every endpoint that is not terminating does.
+    Ignore,
+}
+
+/// How long a request may wait.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// Connect is how long opening a connection to an endpoint may take before the next one is tried, 1ms to 5m.
+    #[serde(default = "connect_timeout")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('5m')")
+        .message("connect is 1ms to 5m"))]
+    pub connect: DurationText,
+
+    /// Request is how long the whole way from a request's head to the head of its response may take, up to 24h.
+    /// 0s sets no limit.
+    #[serde(default = "request_timeout")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')")
+        .message("request is at most 24h; 0s sets no limit"))]
+    pub request: DurationText,
+}
+
+impl Default for Algorithm {
+    fn default() -> Self {
+        Self { kind: AlgorithmType::default(), table_size: None, fill: Fill::default(), hash_on: client_ip() }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { readiness: Readiness::default(), drain_timeout: drain_timeout() }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: connect_timeout(), request: request_timeout() }
+    }
+}
+
+fn one() -> u16 {
+    1
+}
+
+fn client_ip() -> Vec<HashOn> {
+    vec![HashOn { kind: HashOnType::ClientIP, name: None }]
+}
+
+fn drain_timeout() -> DurationText {
+    "60s".into()
+}
+
+fn connect_timeout() -> DurationText {
+    "1s".into()
+}
+
+fn request_timeout() -> DurationText {
+    "30s".into()
+}
