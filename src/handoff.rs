@@ -1,6 +1,8 @@
 //! Owns the one door between the sources and the traffic: one `Publisher`, many `Reader`s, one swap
 //! of one whole snapshot. A request that began with the old snapshot ends with it.
+//! What the traffic side has to say in return, which ports are bound, comes back over `bindings`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
@@ -48,5 +50,58 @@ impl Reader {
     /// Returns once a snapshot was published since the last call. `false` when the publisher is gone.
     pub async fn changed(&mut self) -> bool {
         self.announced.changed().await.is_ok()
+    }
+}
+
+/// A connected pair that starts with no port.
+pub fn bindings() -> (BindingsWriter, BindingsReader) {
+    let (writer, reader) = watch::channel(BTreeMap::new());
+    (BindingsWriter { ports: writer }, BindingsReader { ports: reader })
+}
+
+/// What became of a port that a pool asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindState {
+    /// Every worker accepts on it.
+    Bound,
+    /// Nobody accepts on it; it is tried again.
+    Failed {
+        /// Why, and what to do about it.
+        reason: Arc<str>,
+    },
+}
+
+/// The proxy's end: it alone knows which ports are bound.
+#[derive(Debug)]
+pub struct BindingsWriter {
+    ports: watch::Sender<BTreeMap<u16, BindState>>,
+}
+
+impl BindingsWriter {
+    /// Replaces the whole picture; readers wake only when it differs from the one before.
+    pub fn report(&self, ports: BTreeMap<u16, BindState>) {
+        self.ports.send_if_modified(|current| {
+            let differs = *current != ports;
+            *current = ports;
+            differs
+        });
+    }
+}
+
+/// The sources' end, cheap to clone.
+#[derive(Clone, Debug)]
+pub struct BindingsReader {
+    ports: watch::Receiver<BTreeMap<u16, BindState>>,
+}
+
+impl BindingsReader {
+    /// The state of every port that a pool asks for; a port that is missing was not tried yet.
+    pub fn current(&self) -> BTreeMap<u16, BindState> {
+        self.ports.borrow().clone()
+    }
+
+    /// Returns once a port changed its state since the last call. `false` when the proxy is gone.
+    pub async fn changed(&mut self) -> bool {
+        self.ports.changed().await.is_ok()
     }
 }
