@@ -9,4 +9,6 @@ pub mod cli;
 pub mod crd;
 pub mod demo;
 pub mod handoff;
+pub mod metrics;
+pub mod readiness;
 pub mod source;

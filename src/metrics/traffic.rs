@@ -1,0 +1,390 @@
+//! Owns the counters of the traffic. A worker thread has its own set for each pool and is its only
+//! writer, so counting is a load and a store, never a contended instruction; a scrape sums the sets.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector as Collects;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::{Family, family};
+use crate::balance::pool::PoolId;
+use crate::handoff::Reader;
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Meter(AtomicU64);
+
+impl Meter {
+    /// Counts `n` more. Only the owning thread may call it.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that goes up and down, with one writer.
+#[derive(Debug, Default)]
+pub struct Gauge(Meter);
+
+impl Gauge {
+    /// One more.
+    #[inline]
+    pub fn up(&self) {
+        self.0.add(1);
+    }
+
+    /// One less.
+    #[inline]
+    pub fn down(&self) {
+        self.0.add(u64::MAX);
+    }
+}
+
+/// Upper bounds of the latency buckets in microseconds: half a millisecond is a fast answer on a
+/// local network, thirty seconds the default limit of a request.
+const LATENCY_BOUNDS: [u32; 15] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000, 30_000_000,
+];
+
+/// Observed durations, with one writer.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    /// One bucket for each bound and one for what is above the last.
+    buckets: [Meter; LATENCY_BOUNDS.len() + 1],
+    micros: Meter,
+}
+
+impl Histogram {
+    /// Counts one duration.
+    #[inline]
+    pub fn observe(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = LATENCY_BOUNDS.iter().position(|bound| micros <= u64::from(*bound));
+        self.buckets[bucket.unwrap_or(LATENCY_BOUNDS.len())].add(1);
+        self.micros.add(micros);
+    }
+}
+
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $label:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// Every label there is, by number of the variant.
+            pub const LABELS: &[&'static str] = &[$($label),*];
+
+            /// The label of this one.
+            pub fn label(self) -> &'static str {
+                Self::LABELS[self as usize]
+            }
+        }
+    };
+}
+
+labels! {
+    /// What went wrong with the try before.
+    RetryReason {
+        /// The backend's address refuses connections.
+        ConnectRefused = "connect_refused",
+        /// No connection within the pool's connect timeout.
+        ConnectTimeout = "connect_timeout",
+        /// No connection for another reason, such as no route.
+        ConnectFailed = "connect_failed",
+        /// A kept connection turned out to be closed before anything was sent.
+        Stale = "stale",
+        /// The connection was lost after the request was sent and before any byte of the response.
+        Lost = "lost",
+    }
+}
+
+labels! {
+    /// Why Guideway answered in the place of a backend.
+    RescueReason {
+        /// The request breaks a rule of HTTP or one of ours.
+        BadRequest = "bad_request",
+        /// CONNECT or TRACE.
+        MethodNotAllowed = "method_not_allowed",
+        /// A transfer coding we do not speak.
+        NotImplemented = "not_implemented",
+        /// An expectation other than 100-continue.
+        ExpectationFailed = "expectation_failed",
+        /// The head is longer or has more fields than we take.
+        HeadTooLarge = "head_too_large",
+        /// The client stopped sending its request.
+        ClientStalled = "client_stalled",
+        /// No pool answers on this port any more.
+        NoPool = "no_pool",
+        /// The pool has no backend that may answer.
+        NoBackend = "no_backend",
+        /// No backend accepted a connection.
+        ConnectFailed = "connect_failed",
+        /// The backend closed the connection before it answered.
+        Lost = "lost",
+        /// The backend's answer is not HTTP.
+        BadResponse = "bad_response",
+        /// The backend did not answer in time.
+        Timeout = "timeout",
+        /// The backend left and its time to finish is over.
+        Drained = "drained",
+        /// The response broke off after its head was sent; the client's connection was reset.
+        Truncated = "truncated",
+        /// The client went away before the response was complete.
+        ClientGone = "client_gone",
+    }
+}
+
+labels! {
+    /// The limit that a refused connection met.
+    Refusal {
+        /// Connections of the whole process.
+        Total = "total",
+        /// Connections of one client address.
+        Client = "client",
+        /// File descriptors of the process.
+        Descriptors = "descriptors",
+    }
+}
+
+/// The counters of one pool on one worker thread.
+#[derive(Debug, Default)]
+pub struct PoolMeters {
+    requests: [Meter; CODE_CLASSES.len()],
+    retries: [Meter; RetryReason::LABELS.len()],
+    rescued: [Meter; RescueReason::LABELS.len()],
+    /// Duration of requests.
+    pub request_duration: Histogram,
+    /// Duration of the part that the backend is responsible for.
+    pub upstream_duration: Histogram,
+    /// Requests that are being answered.
+    pub active_requests: Gauge,
+    /// Open client connections.
+    pub connections: Gauge,
+    /// Bytes read from clients.
+    pub received: Meter,
+    /// Bytes written to clients.
+    pub sent: Meter,
+}
+
+const CODE_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl PoolMeters {
+    /// Counts a request that was answered with `status`; zero when it was aborted before.
+    #[inline]
+    pub fn request(&self, status: u16) {
+        let class = usize::from(status / 100);
+        self.requests[if class < CODE_CLASSES.len() { class } else { 0 }].add(1);
+    }
+
+    /// Counts a further try.
+    pub fn retry(&self, reason: RetryReason) {
+        self.retries[reason as usize].add(1);
+    }
+
+    /// Counts a request that did not end with a backend's own answer.
+    pub fn rescue(&self, reason: RescueReason) {
+        self.rescued[reason as usize].add(1);
+    }
+}
+
+/// The counters of all workers.
+#[derive(Debug, Default)]
+pub struct TrafficMeters {
+    pools: Mutex<BTreeMap<PoolId, Vec<Arc<PoolMeters>>>>,
+    refused: [AtomicU64; Refusal::LABELS.len()],
+    panics: AtomicU64,
+}
+
+impl TrafficMeters {
+    /// A fresh set for one worker thread. Called once for each pool and worker, never for a request.
+    pub fn pool(&self, id: &PoolId) -> Arc<PoolMeters> {
+        let meters = Arc::new(PoolMeters::default());
+        self.locked().entry(id.clone()).or_default().push(meters.clone());
+        meters
+    }
+
+    /// Counts a connection that was closed at once.
+    pub fn refuse(&self, limit: Refusal) {
+        self.refused[limit as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection that a panic ended.
+    pub fn panicked(&self) {
+        self.panics.fetch_add(1, Relaxed);
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<PoolId, Vec<Arc<PoolMeters>>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sums the sets of the pools that are in the snapshot; a pool that is gone keeps no series.
+#[derive(Debug)]
+pub(super) struct Collector {
+    meters: Arc<TrafficMeters>,
+    reader: Reader,
+}
+
+impl Collector {
+    pub(super) fn new(meters: Arc<TrafficMeters>, reader: Reader) -> Self {
+        Self { meters, reader }
+    }
+}
+
+impl Collects for Collector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let snapshot = self.reader.load();
+        let pools: Vec<Sum> = snapshot
+            .pools()
+            .map(|pool| Sum {
+                id: pool.pool.id.clone(),
+                sets: self.meters.locked().get(&pool.pool.id).cloned().unwrap_or_default(),
+            })
+            .collect();
+        let encoder = &mut encoder;
+        counters(encoder, family::REQUESTS, &pools, "code_class", &CODE_CLASSES, |set, at| {
+            set.requests[at].get()
+        })?;
+        histograms(encoder, family::REQUEST_DURATION, &pools, |set| &set.request_duration)?;
+        histograms(encoder, family::UPSTREAM_DURATION, &pools, |set| &set.upstream_duration)?;
+        gauges(encoder, family::ACTIVE_REQUESTS, &pools, |set| &set.active_requests)?;
+        gauges(encoder, family::CONNECTIONS, &pools, |set| &set.connections)?;
+        process_counters(encoder, &self.meters)?;
+        counters(encoder, family::BYTES, &pools, "direction", &["received", "sent"], |set, at| {
+            [&set.received, &set.sent][at].get()
+        })?;
+        counters(encoder, family::RETRIES, &pools, "reason", RetryReason::LABELS, |set, at| {
+            set.retries[at].get()
+        })?;
+        counters(encoder, family::RESCUED, &pools, "reason", RescueReason::LABELS, |set, at| {
+            set.rescued[at].get()
+        })
+    }
+}
+
+struct Sum {
+    id: PoolId,
+    sets: Vec<Arc<PoolMeters>>,
+}
+
+impl Sum {
+    fn of(&self, meter: impl Fn(&PoolMeters) -> u64) -> u64 {
+        self.sets.iter().fold(0, |sum, set| sum.wrapping_add(meter(set)))
+    }
+
+    fn labels(&self) -> [(&'static str, &str); 2] {
+        [("namespace", &self.id.namespace), ("pool", &self.id.name)]
+    }
+}
+
+/// One series for each pool and each of `labels`. The series that are zero are there too, so that a
+/// rate over them is zero and not absent.
+fn counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    family: Family,
+    pools: &[Sum],
+    key: &'static str,
+    labels: &[&'static str],
+    meter: impl Fn(&PoolMeters, usize) -> u64,
+) -> fmt::Result {
+    let mut series = family.start(encoder)?;
+    for pool in pools {
+        for (at, label) in labels.iter().enumerate() {
+            let [namespace, name] = pool.labels();
+            let count = ConstCounter::new(pool.of(|set| meter(set, at)));
+            count.encode(series.encode_family(&[namespace, name, (key, *label)])?)?;
+        }
+    }
+    Ok(())
+}
+
+fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    family: Family,
+    pools: &[Sum],
+    gauge: impl Fn(&PoolMeters) -> &Gauge,
+) -> fmt::Result {
+    let mut series = family.start(encoder)?;
+    for pool in pools {
+        // Two's complement: sets that count down on one side of a wrap still sum up right.
+        let value = pool.of(|set| gauge(set).0.get()).cast_signed();
+        ConstGauge::<i64>::new(value).encode(series.encode_family(&pool.labels())?)?;
+    }
+    Ok(())
+}
+
+fn histograms(
+    encoder: &mut DescriptorEncoder<'_>,
+    family: Family,
+    pools: &[Sum],
+    histogram: impl Fn(&PoolMeters) -> &Histogram,
+) -> fmt::Result {
+    let mut series = family.start(encoder)?;
+    for pool in pools {
+        let bounds = LATENCY_BOUNDS.iter().map(|micros| f64::from(*micros) / 1e6).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds
+            .enumerate()
+            .map(|(at, bound)| (bound, pool.of(|set| histogram(set).buckets[at].get())))
+            .collect();
+        let seconds = pool.of(|set| histogram(set).micros.get()) as f64 / 1e6;
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let labels = pool.labels();
+        let mut metric = series.encode_family(&labels)?;
+        metric.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)?;
+    }
+    Ok(())
+}
+
+fn process_counters(encoder: &mut DescriptorEncoder<'_>, meters: &TrafficMeters) -> fmt::Result {
+    let mut refused = family::CONNECTIONS_REFUSED.start(encoder)?;
+    for (at, label) in Refusal::LABELS.iter().enumerate() {
+        let count = ConstCounter::new(meters.refused[at].load(Relaxed));
+        count.encode(refused.encode_family(&[("limit", *label)])?)?;
+    }
+    let panics = ConstCounter::new(meters.panics.load(Relaxed));
+    panics.encode(family::CONNECTION_PANICS.start(encoder)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_observation_falls_into_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::default();
+        let observed = [500, 501, 30_000_000, 30_000_001];
+        observed.into_iter().for_each(|micros| histogram.observe(Duration::from_micros(micros)));
+        let counts: Vec<u64> = histogram.buckets.iter().map(Meter::get).collect();
+        assert_eq!(counts, [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!(histogram.micros.get(), observed.into_iter().sum::<u64>());
+    }
+
+    #[test]
+    fn a_gauge_sums_up_over_threads_that_go_below_zero() {
+        let sum = Sum { id: PoolId::new("shop", "web"), sets: vec![Arc::default(), Arc::default()] };
+        sum.sets[0].connections.up();
+        sum.sets[0].connections.up();
+        sum.sets[1].connections.down();
+        assert_eq!(sum.of(|set| set.connections.0.get()), 1);
+    }
+
+    #[test]
+    fn every_status_has_a_class() {
+        let meters = PoolMeters::default();
+        [0, 99, 200, 204, 301, 404, 503, 999].into_iter().for_each(|status| meters.request(status));
+        assert_eq!(meters.requests.each_ref().map(Meter::get), [3, 0, 2, 1, 1, 1]);
+    }
+}
