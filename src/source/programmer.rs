@@ -11,6 +11,7 @@ use crate::balance::pool::{Pool, PoolId};
 use crate::balance::seats::Roster;
 use crate::balance::snapshot::{PoolSnapshot, Snapshot};
 use crate::handoff::Publisher;
+use crate::metrics::ControlMetrics;
 
 pub use crate::balance::seats::Authority;
 
@@ -71,6 +72,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Programmer {
     publisher: Publisher,
+    metrics: ControlMetrics,
     pools: BTreeMap<PoolId, Programmed>,
     /// Seats that came before their pool.
     early: HashMap<PoolId, Roster>,
@@ -92,9 +94,10 @@ struct Programmed {
 
 impl Programmer {
     /// A programmer that publishes through `publisher`.
-    pub fn new(publisher: Publisher) -> Self {
+    pub fn new(publisher: Publisher, metrics: ControlMetrics) -> Self {
         Self {
             publisher,
+            metrics,
             pools: BTreeMap::new(),
             early: HashMap::new(),
             ordinals: BTreeMap::new(),
@@ -116,6 +119,7 @@ impl Programmer {
                 Change::Remove(id) => {
                     dirty.remove(&id);
                     self.early.remove(&id);
+                    self.metrics.forget(&id);
                     publish |= self.pools.remove(&id).is_some();
                 }
                 Change::Adopt(id, roster) => dirty.extend(self.adopt(id, roster)),
@@ -190,6 +194,10 @@ impl Programmer {
         let started = Instant::now();
         let built = known.assembly.assemble(&known.facts.pool, &known.facts.members, authority, now_ms);
         let build = started.elapsed();
+        self.metrics.table_built(build);
+        if let Some((cause, slots)) = built.moved {
+            self.metrics.slots_moved(id, cause.label(), u64::from(slots));
+        }
         let table_changed =
             known.snapshot.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &built.snapshot));
         let roster = known.assembly.roster();
@@ -313,7 +321,7 @@ mod tests {
 
     fn programmer() -> (Programmer, Reader) {
         let (publisher, reader) = handoff();
-        (Programmer::new(publisher), reader)
+        (Programmer::new(publisher, ControlMetrics::default()), reader)
     }
 
     fn owner(reader: &Reader, port: u16) -> Option<String> {
