@@ -77,8 +77,7 @@ pub struct LoadBalancerPoolSpec {
     #[schemars(length(min = 1, max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[x_kube(validation = Rule::new("self.all(l, self.exists_one(m, m.port == l.port))")
-        .message("every listener needs a port of its own: give each of them another port")
-        .reason(Reason::FieldValueDuplicate))]
+        .message("every listener needs a port of its own: give each of them another port"))]
     pub listeners: Vec<Listener>,
 
     /// Backends share the pool's traffic in proportion to their weights. Each of them names a Service or
@@ -89,8 +88,7 @@ pub struct LoadBalancerPoolSpec {
         .message("no backend has a weight above 0, so no request could be served: give at least one a weight"))]
     #[x_kube(validation = Rule::new(
         "self.all(b, !has(b.service) || self.exists_one(c, has(c.service) && c.service.name == b.service.name))")
-        .message("a Service may be named by one backend only: join those backends into one")
-        .reason(Reason::FieldValueDuplicate))]
+        .message("a Service may be named by one backend only: join those backends into one"))]
     pub backends: Vec<Backend>,
 
     /// Algorithm decides which backend serves a request.
@@ -159,7 +157,7 @@ pub struct Backend {
 }
 
 /// A Service and one of its ports.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceRef {
     /// Name of a Service in the pool's namespace. Its cluster IP is not used: requests go to the pods.
@@ -167,8 +165,6 @@ pub struct ServiceRef {
     pub name: String,
 
     /// Port of the Service, by number or by name.
-    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 && self <= 65535 : size(self) >= 1 && size(self) <= 63")
-        .message("port is a number from 1 to 65535 or the name of a port of the Service"))]
     pub port: PortRef,
 }
 
@@ -192,7 +188,16 @@ impl JsonSchema for PortRef {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "x-kubernetes-int-or-string": true })
+        // Limits of numbers bind numbers and those of strings bind strings. CEL would cost too much here: it takes
+        // such a value for a string of any length.
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "minimum": 1,
+            "maximum": 65535,
+            "minLength": 1,
+            "maxLength": 63,
+            "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        })
     }
 }
 
