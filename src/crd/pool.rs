@@ -230,13 +230,13 @@ pub struct Algorithm {
     #[serde(rename = "type", default)]
     pub kind: AlgorithmType,
 
-    /// TableSize is the number of slots in the lookup table, a prime from 251 to 5000011; 65537 is a good one up
-    /// to 600 endpoints. More slots spread the load more evenly and take 2 bytes each. When it is absent, a prime
-    /// of at least 100 slots for each endpoint is chosen. Changing it moves keys.
+    /// TableSize is the number of slots in the lookup table, a prime from 251 to 16777213; 65537 is a good one
+    /// up to 600 endpoints. More slots spread the load more evenly and take 2 bytes each. When it is absent, a
+    /// prime of at least 100 slots for each endpoint is chosen. Changing it moves keys.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 251, max = 5_000_011))]
+    #[schemars(range(min = 251, max = 16_777_213))]
     #[x_kube(validation = Rule::new(PRIME)
-        .message("tableSize is not a prime: use one such as 1021, 4093, 16381, 65537, 131071, 655357 or 1048573, \
+        .message("tableSize is not a prime: use one such as 1021, 65537, 131071, 262147, 524309 or 1048583, \
                   or leave it out"))]
     pub table_size: Option<u32>,
 
@@ -253,10 +253,10 @@ pub struct Algorithm {
     pub hash_on: Vec<HashOn>,
 }
 
-/// Trial division by 2, 3 and every 6k-1, 6k+1 up to 2401, whose square is above the largest size. Its cost is
-/// 800 divisions at most, far below the API server's limit.
+/// Trial division by 2, 3 and every 6k-1, 6k+1 up to 4201; the next prime's square is above the largest size. Its
+/// cost is 1,400 divisions at most, far below the API server's limit.
 const PRIME: &str = "self % 2 != 0 && self % 3 != 0 && \
-    [0, 1, 2, 3].all(a, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].all(b, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].all(c, \
+    [0, 1, 2, 3, 4, 5, 6].all(a, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].all(b, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].all(c, \
     (self % (600 * a + 60 * b + 6 * c + 5) != 0 || self == 600 * a + 60 * b + 6 * c + 5) && \
     (self % (600 * a + 60 * b + 6 * c + 7) != 0 || self == 600 * a + 60 * b + 6 * c + 7))))";
 

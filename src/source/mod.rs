@@ -2,3 +2,4 @@
 //! `PoolFacts` and hands them to the one `Programmer`.
 
 pub mod programmer;
+pub mod translate;

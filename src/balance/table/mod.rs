@@ -114,4 +114,10 @@ pub mod prime {
     pub fn size_for(_n: usize) -> u32 {
         1021
     }
+    /// The largest size.
+    pub const MAX_SIZE: u32 = 16_777_213;
+    /// Whether `number` is a prime.
+    pub fn is_prime(number: u32) -> bool {
+        number > 1 && (2..=number.isqrt()).all(|divisor| number % divisor != 0)
+    }
 }

@@ -1,0 +1,588 @@
+//! Owns the wall between the wire and the domain: a `LoadBalancerPool` becomes a checked `Pool` and the
+//! places its backends come from. Every mistake is reported with its path and what to do about it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::ResourceExt;
+
+use crate::balance::backend::{self, BackendId, Lineage, Member, State, Weight};
+use crate::balance::key::KeySource;
+use crate::balance::pool::{self, Fill, Group, Listener, Pool, PoolId, Readiness};
+use crate::balance::table::prime;
+use crate::crd::duration::DurationText;
+use crate::crd::pool::{self as wire, HashOnType, LoadBalancerPool, LoadBalancerPoolSpec};
+
+/// A pool that makes sense, and where its backends come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// The checked policy.
+    pub pool: Arc<Pool>,
+    /// One entry for each of `spec.backends`, in the order written.
+    pub backends: Vec<BackendSource>,
+}
+
+/// Where the backends of a group come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendSource {
+    /// The endpoints of a Service in the pool's namespace.
+    Service {
+        /// Name of the entry of `spec.backends`.
+        group: Arc<str>,
+        /// Name of the Service.
+        service: Arc<str>,
+        /// Port of the Service.
+        port: PortRef,
+    },
+    /// Fixed addresses, always ready.
+    Endpoints {
+        /// Name of the entry of `spec.backends`.
+        group: Arc<str>,
+        /// The addresses.
+        members: Vec<Member>,
+    },
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PortRef {
+    /// By number.
+    Number(u16),
+    /// By name.
+    Name(Arc<str>),
+}
+
+impl fmt::Display for PortRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// A mistake in a resource.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FieldError {
+    /// Where, such as `spec.listeners[0].port`.
+    pub path: String,
+    /// What is wrong and what to do about it.
+    pub reason: String,
+}
+
+impl FieldError {
+    /// A mistake at `path`.
+    pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { path: path.into(), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.reason)
+    }
+}
+
+/// The pool a resource describes, or every mistake in it.
+pub fn pool(resource: &LoadBalancerPool) -> Result<Translated, Vec<FieldError>> {
+    let mut errors = Errors::default();
+    let spec = &resource.spec;
+    let translated = Translated {
+        pool: Arc::new(Pool {
+            id: id(resource),
+            created_ms: created_ms(resource),
+            listeners: listeners(spec, &mut errors),
+            groups: groups(spec, &mut errors),
+            table_size: table_size(spec, &mut errors),
+            fill: fill(spec.algorithm.fill),
+            hash_on: hash_on(spec, &mut errors),
+            readiness: readiness(spec.health.readiness),
+            drain_timeout: drain_timeout(spec, &mut errors),
+            timeouts: timeouts(spec, &mut errors),
+        }),
+        backends: backends(spec, &mut errors),
+    };
+    if errors.list.is_empty() { Ok(translated) } else { Err(errors.list) }
+}
+
+/// Namespace and name of a resource.
+pub fn id(resource: &LoadBalancerPool) -> PoolId {
+    PoolId::new(resource.namespace().as_deref().unwrap_or("default"), &resource.name_any())
+}
+
+#[derive(Default)]
+struct Errors {
+    list: Vec<FieldError>,
+}
+
+impl Errors {
+    fn add(&mut self, path: impl Into<String>, reason: impl Into<String>) {
+        self.list.push(FieldError::new(path, reason));
+    }
+}
+
+fn created_ms(resource: &LoadBalancerPool) -> u64 {
+    let created = resource.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_millisecond());
+    u64::try_from(created).unwrap_or(0)
+}
+
+fn listeners(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Listener> {
+    if spec.listeners.is_empty() {
+        errors.add("spec.listeners", "is empty; name at least one port to listen on");
+    }
+    let (mut names, mut ports) = (BTreeMap::new(), BTreeMap::new());
+    for (index, listener) in spec.listeners.iter().enumerate() {
+        let path = format!("spec.listeners[{index}]");
+        unique_name(&mut names, &path, &listener.name, errors);
+        if listener.port == 0 {
+            errors.add(format!("{path}.port"), "0 is not a port; use 1 to 65535");
+        } else if let Some(first) = ports.insert(listener.port, path.clone()) {
+            errors.add(
+                format!("{path}.port"),
+                format!("{first} has port {} already; use another one", listener.port),
+            );
+        }
+    }
+    let checked = |it: &wire::Listener| Listener { name: it.name.as_str().into(), port: it.port };
+    spec.listeners.iter().map(checked).collect()
+}
+
+fn unique_name<'a>(seen: &mut BTreeMap<&'a str, String>, path: &str, name: &'a str, errors: &mut Errors) {
+    if name.is_empty() {
+        errors.add(format!("{path}.name"), "is empty; give it a name that is unique within the pool");
+    } else if let Some(first) = seen.insert(name, path.to_string()) {
+        errors.add(format!("{path}.name"), format!("{first} is named `{name}` already; use another name"));
+    }
+}
+
+fn groups(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Group> {
+    if spec.backends.is_empty() {
+        errors.add("spec.backends", "is empty; name at least one Service or list of endpoints");
+    } else if spec.backends.iter().all(|backend| backend.weight == 0) {
+        errors.add("spec.backends", "no backend has a weight above 0; give at least one a weight");
+    }
+    let mut names = BTreeMap::new();
+    for (index, backend) in spec.backends.iter().enumerate() {
+        unique_name(&mut names, &format!("spec.backends[{index}]"), &backend.name, errors);
+    }
+    let checked = |it: &wire::Backend| Group { name: it.name.as_str().into(), weight: it.weight };
+    spec.backends.iter().map(checked).collect()
+}
+
+/// Below this a table could not share out its slots among the endpoints of even a small pool.
+const MIN_SIZE: u32 = 251;
+
+fn table_size(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Option<u32> {
+    let size = spec.algorithm.table_size?;
+    if !(MIN_SIZE..=prime::MAX_SIZE).contains(&size) || !prime::is_prime(size) {
+        let reason = format!(
+            "{size} is no prime from {MIN_SIZE} to {}; use one such as 65537, or leave it out",
+            prime::MAX_SIZE
+        );
+        errors.add("spec.algorithm.tableSize", reason);
+    }
+    Some(size)
+}
+
+fn fill(fill: wire::Fill) -> Fill {
+    match fill {
+        wire::Fill::Seats => Fill::Seats,
+        wire::Fill::Paper => Fill::Paper,
+    }
+}
+
+fn readiness(readiness: wire::Readiness) -> Readiness {
+    match readiness {
+        wire::Readiness::Require => Readiness::Require,
+        wire::Readiness::Ignore => Readiness::Ignore,
+    }
+}
+
+fn hash_on(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<KeySource> {
+    if spec.algorithm.hash_on.is_empty() {
+        errors.add("spec.algorithm.hashOn", "is empty; leave it out to key requests by the client's address");
+    }
+    let entries = spec.algorithm.hash_on.iter().enumerate();
+    entries.filter_map(|(index, entry)| key_source(index, entry, errors)).collect()
+}
+
+fn key_source(index: usize, entry: &wire::HashOn, errors: &mut Errors) -> Option<KeySource> {
+    let path = format!("spec.algorithm.hashOn[{index}]");
+    let mut named = |check: fn(&str) -> bool| {
+        let name = entry.name.as_deref().filter(|name| check(name));
+        if name.is_none() {
+            let what =
+                entry.name.as_deref().map_or("is missing".into(), |name| format!("`{name}` is not one"));
+            errors.add(format!("{path}.name"), format!("{what}; write the name of a {}", lower(entry.kind)));
+        }
+        name
+    };
+    let source = match entry.kind {
+        HashOnType::Header => KeySource::Header(named(is_token)?.to_ascii_lowercase().into()),
+        HashOnType::Cookie => KeySource::Cookie(named(is_token)?.into()),
+        HashOnType::Query => KeySource::Query(named(is_query_name)?.into()),
+        HashOnType::ClientIP => KeySource::ClientIp,
+        HashOnType::Path => KeySource::Path,
+        HashOnType::Host => KeySource::Host,
+    };
+    let takes_name = matches!(source, KeySource::Header(_) | KeySource::Cookie(_) | KeySource::Query(_));
+    if !takes_name && entry.name.is_some() {
+        errors.add(format!("{path}.name"), format!("{:?} takes no name; leave it out", entry.kind));
+    }
+    Some(source)
+}
+
+fn lower(kind: HashOnType) -> &'static str {
+    match kind {
+        HashOnType::Header => "header",
+        HashOnType::Cookie => "cookie",
+        _ => "query parameter",
+    }
+}
+
+/// A token of RFC 9110 section 5.6.2: what the names of headers and cookies are made of.
+fn is_token(name: &str) -> bool {
+    http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+}
+
+/// Printable, and not one of the characters that end a parameter's name.
+fn is_query_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"&=#".contains(&byte))
+}
+
+fn drain_timeout(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Duration {
+    duration("spec.health.drainTimeout", &spec.health.drain_timeout, DAY, errors)
+}
+
+fn timeouts(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> pool::Timeouts {
+    let connect = duration("spec.timeouts.connect", &spec.timeouts.connect, Duration::from_secs(300), errors);
+    if connect.is_zero() && spec.timeouts.connect.parse().is_some() {
+        errors.add("spec.timeouts.connect", "no connection opens in 0s; use 1ms to 5m");
+    }
+    let request = duration("spec.timeouts.request", &spec.timeouts.request, DAY, errors);
+    pool::Timeouts { connect, request: (!request.is_zero()).then_some(request) }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn duration(path: &str, text: &DurationText, most: Duration, errors: &mut Errors) -> Duration {
+    match text.parse() {
+        Some(duration) if duration <= most => return duration,
+        Some(_) => errors.add(path, format!("{} is too long; use at most {}s", text.0, most.as_secs())),
+        None => errors.add(
+            path,
+            format!("`{}` is no duration; write whole numbers with h, m, s or ms, such as 1m30s", text.0),
+        ),
+    }
+    Duration::ZERO
+}
+
+fn backends(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<BackendSource> {
+    let mut seen = Seen::default();
+    let entries = spec.backends.iter().enumerate();
+    entries.filter_map(|(index, entry)| backend_source(index, entry, &mut seen, errors)).collect()
+}
+
+/// Backends are told apart by Service and by address within a pool, so each may stand there once.
+#[derive(Default)]
+struct Seen<'a> {
+    services: HashMap<&'a str, String>,
+    addresses: HashMap<SocketAddr, String>,
+}
+
+fn backend_source<'a>(
+    index: usize,
+    entry: &'a wire::Backend,
+    seen: &mut Seen<'a>,
+    errors: &mut Errors,
+) -> Option<BackendSource> {
+    let path = format!("spec.backends[{index}]");
+    let group: Arc<str> = entry.name.as_str().into();
+    match (&entry.service, &entry.endpoints) {
+        (Some(service), None) => {
+            if let Some(first) = seen.services.insert(&service.name, path.clone()) {
+                let reason = format!("{first} names Service {} already; join the two into one", service.name);
+                errors.add(format!("{path}.service.name"), reason);
+            }
+            let port = port_ref(&path, &service.port, errors)?;
+            Some(BackendSource::Service { group, service: service.name.as_str().into(), port })
+        }
+        (None, Some(endpoints)) => {
+            if endpoints.is_empty() {
+                errors.add(format!("{path}.endpoints"), "is empty; list at least one address and port");
+            }
+            let entries = endpoints.iter().enumerate().filter_map(|(position, endpoint)| {
+                member(&format!("{path}.endpoints[{position}]"), &group, endpoint, seen, errors)
+            });
+            let members = entries.collect();
+            Some(BackendSource::Endpoints { group, members })
+        }
+        (Some(_), Some(_)) => {
+            errors.add(path, "has both service and endpoints; set exactly one of them");
+            None
+        }
+        (None, None) => {
+            errors.add(path, "has neither service nor endpoints; set exactly one of them");
+            None
+        }
+    }
+}
+
+fn port_ref(path: &str, port: &wire::PortRef, errors: &mut Errors) -> Option<PortRef> {
+    let checked = match port {
+        wire::PortRef::Number(number) => {
+            u16::try_from(*number).ok().filter(|it| *it > 0).map(PortRef::Number)
+        }
+        wire::PortRef::Name(name) => is_label(name).then(|| PortRef::Name(name.as_str().into())),
+    };
+    if checked.is_none() {
+        let written = match port {
+            wire::PortRef::Number(number) => number.to_string(),
+            wire::PortRef::Name(name) => format!("`{name}`"),
+        };
+        let reason = format!("{written} is not a port; use 1 to 65535 or the name of a port of the Service");
+        errors.add(format!("{path}.service.port"), reason);
+    }
+    checked
+}
+
+/// A label of RFC 1123, as Kubernetes asks for in names.
+fn is_label(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+fn member(
+    path: &str,
+    group: &Arc<str>,
+    endpoint: &wire::Endpoint,
+    seen: &mut Seen<'_>,
+    errors: &mut Errors,
+) -> Option<Member> {
+    let ip = endpoint.address.parse::<IpAddr>().ok().filter(|ip| is_reachable(*ip));
+    if ip.is_none() {
+        let reason = format!("`{}` is no address of a host; write one such as 192.0.2.10", endpoint.address);
+        errors.add(format!("{path}.address"), reason);
+    }
+    if endpoint.port == 0 {
+        errors.add(format!("{path}.port"), "0 is not a port; use 1 to 65535");
+    }
+    let weight = Weight::new(endpoint.weight);
+    if weight.is_none() {
+        errors.add(format!("{path}.weight"), "0 is no weight; use 1 to 10000, or remove the endpoint");
+    }
+    let address = SocketAddr::new(ip?, endpoint.port);
+    if let Some(first) = seen.addresses.insert(address, path.to_string()) {
+        errors.add(path, format!("{first} is {address} already; list each address and port once"));
+    }
+    let name: Arc<str> = address.to_string().into();
+    let backend = backend::Backend { id: BackendId(name.clone()), group: group.clone(), name, address };
+    Some(Member {
+        backend: Arc::new(backend),
+        weight: weight?,
+        state: State::Ready,
+        lineage: Lineage::default(),
+    })
+}
+
+fn is_reachable(ip: IpAddr) -> bool {
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn resource(spec: Value) -> LoadBalancerPool {
+        let metadata =
+            json!({"name": "web", "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:01Z"});
+        serde_json::from_value(json!({
+            "apiVersion": "guideway.dev/v1alpha1", "kind": "LoadBalancerPool", "metadata": metadata, "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    fn good() -> Value {
+        json!({
+            "listeners": [{"name": "web", "port": 8080}],
+            "backends": [
+                {"name": "stable", "service": {"name": "web", "port": "http"}, "weight": 90},
+                {"name": "outside", "endpoints": [{"address": "192.0.2.10", "port": 80, "weight": 2}]},
+            ],
+        })
+    }
+
+    /// The mistakes of the good spec with `value` in the place of the field at `pointer`.
+    fn check(pointer: &str, value: Value, expected: &[(&str, &str)]) {
+        let mut spec = good();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        let parent = spec.pointer_mut(parent).unwrap();
+        match parent {
+            Value::Object(map) => drop(map.insert(field.into(), value)),
+            other => other[field.parse::<usize>().unwrap()] = value,
+        }
+        let errors = pool(&resource(spec)).err().unwrap_or_default();
+        let found: Vec<(&str, &str)> =
+            errors.iter().map(|error| (error.path.as_str(), error.reason.as_str())).collect();
+        assert_eq!(found, expected, "{pointer}");
+    }
+
+    #[test]
+    fn a_good_pool_is_translated_with_its_defaults() {
+        let translated = pool(&resource(good())).unwrap();
+        let it = &translated.pool;
+        assert_eq!(it.id.to_string(), "shop/web");
+        assert_eq!(it.created_ms, 1_767_225_601_000);
+        assert_eq!(it.listeners, [Listener { name: "web".into(), port: 8080 }]);
+        assert_eq!(it.groups[0], Group { name: "stable".into(), weight: 90 });
+        assert_eq!(it.groups[1], Group { name: "outside".into(), weight: 1 });
+        assert_eq!((it.table_size, it.fill, it.readiness), (None, Fill::Seats, Readiness::Require));
+        assert_eq!(it.hash_on, [KeySource::ClientIp]);
+        assert_eq!(it.drain_timeout, Duration::from_secs(60));
+        assert_eq!(it.timeouts, pool::Timeouts::default());
+        let service = BackendSource::Service {
+            group: "stable".into(),
+            service: "web".into(),
+            port: PortRef::Name("http".into()),
+        };
+        assert_eq!(translated.backends[0], service);
+        let BackendSource::Endpoints { members, .. } = &translated.backends[1] else { panic!("endpoints") };
+        assert_eq!(members[0].backend.id.as_str(), "192.0.2.10:80");
+        assert_eq!(members[0].weight.get(), 2);
+    }
+
+    #[test]
+    fn the_definition_admits_the_table_sizes_that_can_be_built() {
+        let schema = crate::crd::manifest::schema().unwrap();
+        let size = &schema["properties"]["spec"]["properties"]["algorithm"]["properties"]["tableSize"];
+        assert_eq!((&size["minimum"], &size["maximum"]), (&json!(MIN_SIZE), &json!(prime::MAX_SIZE)));
+        let validator = kube::core::cel::Validator::new();
+        let squares = [4091 * 4091, 4093 * 4093, 2399 * 2411, 251 * 65_537];
+        for number in (251..500).chain(squares).chain([65_535, 65_537, 1_048_583, prime::MAX_SIZE]) {
+            let admitted = validator.validate(size, &json!(number), None).is_ok();
+            assert_eq!(admitted, prime::is_prime(number), "{number}");
+        }
+    }
+
+    #[test]
+    fn header_names_are_lowered_and_a_request_timeout_of_zero_is_none() {
+        let mut spec = good();
+        spec["algorithm"] =
+            json!({"hashOn": [{"type": "Header", "name": "X-User"}, {"type": "Cookie", "name": "SID"}]});
+        spec["timeouts"] = json!({"request": "0s"});
+        let it = pool(&resource(spec)).unwrap().pool;
+        assert_eq!(it.hash_on, [KeySource::Header("x-user".into()), KeySource::Cookie("SID".into())]);
+        assert_eq!(it.timeouts.request, None);
+    }
+
+    #[test]
+    fn every_mistake_names_its_field_and_the_way_out() {
+        check(
+            "/listeners",
+            json!([]),
+            &[("spec.listeners", "is empty; name at least one port to listen on")],
+        );
+        check(
+            "/listeners",
+            json!([{"name": "a", "port": 80}, {"name": "a", "port": 80}, {"name": "", "port": 0}]),
+            &[
+                ("spec.listeners[1].name", "spec.listeners[0] is named `a` already; use another name"),
+                ("spec.listeners[1].port", "spec.listeners[0] has port 80 already; use another one"),
+                ("spec.listeners[2].name", "is empty; give it a name that is unique within the pool"),
+                ("spec.listeners[2].port", "0 is not a port; use 1 to 65535"),
+            ],
+        );
+        check(
+            "/algorithm",
+            json!({"tableSize": 65535}),
+            &[(
+                "spec.algorithm.tableSize",
+                "65535 is no prime from 251 to 16777213; use one such as 65537, or leave it out",
+            )],
+        );
+        check(
+            "/algorithm",
+            json!({"hashOn": [{"type": "Header"}, {"type": "Cookie", "name": "a;b"}, {"type": "Path", "name": "x"}]}),
+            &[
+                ("spec.algorithm.hashOn[0].name", "is missing; write the name of a header"),
+                ("spec.algorithm.hashOn[1].name", "`a;b` is not one; write the name of a cookie"),
+                ("spec.algorithm.hashOn[2].name", "Path takes no name; leave it out"),
+            ],
+        );
+        check(
+            "/timeouts",
+            json!({"connect": "0s", "request": "5"}),
+            &[
+                ("spec.timeouts.connect", "no connection opens in 0s; use 1ms to 5m"),
+                (
+                    "spec.timeouts.request",
+                    "`5` is no duration; write whole numbers with h, m, s or ms, such as 1m30s",
+                ),
+            ],
+        );
+        check(
+            "/health",
+            json!({"drainTimeout": "25h"}),
+            &[("spec.health.drainTimeout", "25h is too long; use at most 86400s")],
+        );
+    }
+
+    #[test]
+    fn a_backend_has_exactly_one_source_and_stands_there_once() {
+        check(
+            "/backends/0",
+            json!({"name": "stable"}),
+            &[("spec.backends[0]", "has neither service nor endpoints; set exactly one of them")],
+        );
+        check(
+            "/backends/0",
+            json!({"name": "stable", "endpoints": [
+                {"address": "192.0.2.10", "port": 80}, {"address": "db.example.net", "port": 80},
+                {"address": "0.0.0.0", "port": 0},
+            ]}),
+            &[
+                (
+                    "spec.backends[0].endpoints[1].address",
+                    "`db.example.net` is no address of a host; write one such as 192.0.2.10",
+                ),
+                (
+                    "spec.backends[0].endpoints[2].address",
+                    "`0.0.0.0` is no address of a host; write one such as 192.0.2.10",
+                ),
+                ("spec.backends[0].endpoints[2].port", "0 is not a port; use 1 to 65535"),
+                (
+                    "spec.backends[1].endpoints[0]",
+                    "spec.backends[0].endpoints[0] is 192.0.2.10:80 already; list each address and port once",
+                ),
+            ],
+        );
+        check(
+            "/backends/1",
+            json!({"name": "canary", "service": {"name": "web", "port": 0}}),
+            &[
+                (
+                    "spec.backends[1].service.name",
+                    "spec.backends[0] names Service web already; join the two into one",
+                ),
+                (
+                    "spec.backends[1].service.port",
+                    "0 is not a port; use 1 to 65535 or the name of a port of the Service",
+                ),
+            ],
+        );
+        check(
+            "/backends",
+            json!([{"name": "a", "weight": 0, "service": {"name": "web", "port": 80}}]),
+            &[("spec.backends", "no backend has a weight above 0; give at least one a weight")],
+        );
+    }
+}
