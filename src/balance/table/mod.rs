@@ -1,118 +1,203 @@
 //! Owns the Maglev table: slots that name seats. `TableBuilder` fills it, `Table` answers picks.
+//! The table is a pure function of size, seed and loads; all history is in who sits where.
+
+mod base;
+mod digest;
+mod heirs;
+mod live;
+mod nominal;
+pub mod paper;
+mod permutation;
+pub mod prime;
+mod quota;
+mod turns;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use self::digest::digest;
+
+use self::base::Base;
+use self::heirs::Roster;
+use self::live::Live;
+use self::nominal::Nominal;
+use self::permutation::Permutation;
 
 /// Index of a seat. A pool has at most 65,535 seats.
 pub type SeatIndex = u16;
 
+/// The most seats a table can name.
+pub const MAX_SEATS: usize = NOBODY as usize;
+
+/// Stands in a slot that nobody owns.
+const NOBODY: u16 = u16::MAX;
+
 /// What one seat asks of the table. Weights are relative numbers on one scale for all seats of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeatLoad {
-    /// Group of the seat: heirs are looked for in the same group first.
+    /// Group of the seat: heirs are looked for in the same group first. Small numbers: groups are counted
+    /// from zero.
     pub group: u16,
-    /// Weight when everybody is well; decides the base share.
+    /// Weight when everybody is well; decides the base share. A seat with none takes no part. An empty
+    /// seat should keep the weight of its next occupant, so that filling it moves only its own slots.
     pub nominal: u64,
     /// Weight now: zero for an empty seat or a failed occupant, less than nominal during slow start.
     pub live: u64,
 }
 
-/// Fills tables of one size and seed.
+/// Fills tables of one size and seed, and keeps what the next table of the same pool can start from.
 #[derive(Debug)]
 pub struct TableBuilder {
-    size: u32,
-    seed: u64,
+    base: Base,
+    nominal: Nominal,
 }
 
 impl TableBuilder {
-    /// A builder for tables of `size` slots, a prime.
+    /// A builder for tables of `size` slots, a prime; any other number becomes the next prime, because
+    /// only then does every permutation meet every slot.
     pub fn new(size: u32, seed: u64) -> Self {
-        Self { size, seed }
+        Self { base: Base::new(prime::at_least(size), seed), nominal: Nominal::new() }
     }
 
-    /// Placeholder until the real table lands.
+    /// Number of slots.
     pub fn size(&self) -> u32 {
-        self.size
+        self.base.size()
     }
-    /// The table for these seats.
+
+    /// The table for these seats, of which those after the first 65,535 are left out. What was built
+    /// before only makes it faster.
     pub fn build(&mut self, loads: &[SeatLoad]) -> Table {
-        let live: Vec<u16> =
-            (0..).zip(loads).filter(|(_, load)| load.live > 0).map(|(seat, _)| seat).collect();
-        let owner = |slot: u32| {
-            let weight = |seat: &&u16| super::hash::mix(self.seed ^ u64::from(slot), u64::from(**seat));
-            live.iter().max_by_key(weight).copied().unwrap_or(u16::MAX)
-        };
-        Table { slots: (0..self.size).map(owner).collect(), live: live.into() }
+        let loads = &loads[..loads.len().min(MAX_SEATS)];
+        self.nominal.update(&mut self.base, loads);
+        let Live { slots, counts } = Live::lay(&self.base, &self.nominal, loads);
+        Table::new(slots, &counts, self.nominal.roster().clone(), self.base.seed())
     }
 }
 
 /// Slot to seat, immutable.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Table {
     slots: Box<[u16]>,
-    live: Box<[u16]>,
+    /// Whether each seat owns a slot.
+    live: Box<[bool]>,
+    roster: Arc<Roster>,
+    seed: u64,
 }
 
 impl Table {
+    fn new(slots: Vec<u16>, counts: &[u32], roster: Arc<Roster>, seed: u64) -> Self {
+        let live = counts.iter().map(|count| *count > 0).collect();
+        Self { slots: slots.into(), live, roster, seed }
+    }
+
     /// Number of slots.
     pub fn size(&self) -> u32 {
         self.slots.len() as u32
     }
 
-    /// The seat for a key.
+    /// The slot of a key: the hash's part of 2^64 as a part of the table (Lemire 2019, multiply-high in
+    /// place of a division).
+    #[inline]
+    pub fn slot_of(&self, key_hash: u64) -> u32 {
+        ((u128::from(key_hash) * self.slots.len() as u128) >> 64) as u32
+    }
+
+    /// The seat for a key. `None` when nobody is live.
     #[inline]
     pub fn pick(&self, key_hash: u64) -> Option<SeatIndex> {
-        let slot = (u128::from(key_hash) * self.slots.len() as u128) >> 64;
-        let seat = self.slots[slot as usize];
-        (seat != u16::MAX).then_some(seat)
+        self.seat_at(self.slot_of(key_hash))
     }
 
-    /// Live seats for a key, best first, each once.
-    pub fn candidates(&self, key_hash: u64) -> impl Iterator<Item = SeatIndex> {
-        let first = self.pick(key_hash);
-        first.into_iter().chain(self.live.iter().copied().filter(move |seat| Some(*seat) != first))
+    /// The seat of a slot. `None` when nobody is live, or past the end.
+    #[inline]
+    pub fn seat_at(&self, slot: u32) -> Option<SeatIndex> {
+        self.slots.get(slot as usize).copied().filter(|seat| *seat != NOBODY)
     }
 
-    /// Slots per seat.
-    pub fn shares(&self, seats: usize) -> Vec<u32> {
-        let mut shares = vec![0; seats];
-        self.slots.iter().filter(|seat| **seat != u16::MAX).for_each(|seat| shares[usize::from(*seat)] += 1);
-        shares
-    }
-}
-impl Table {
-    /// Placeholder until the real table lands.
+    /// Slot to seat, `u16::MAX` for nobody.
     pub fn slots(&self) -> &[u16] {
         &self.slots
     }
-    /// Placeholder until the real table lands.
-    pub fn seat_at(&self, slot: u32) -> Option<u16> {
-        let s = self.slots[slot as usize];
-        (s != u16::MAX).then_some(s)
+
+    /// Slots of each of the first `seats` seats.
+    pub fn shares(&self, seats: usize) -> Vec<u32> {
+        shares(&self.slots, seats)
     }
-    /// Placeholder until the real table lands.
+
+    /// Slots whose keys go to another seat in `other`. For tables of different sizes: the moved part of
+    /// all keys, in slots of this table, rounded to the nearest.
+    pub fn moved_slots(&self, other: &Self) -> u32 {
+        if self.slots.len() == other.slots.len() {
+            return self.slots.iter().zip(&other.slots).filter(|(here, there)| here != there).count() as u32;
+        }
+        let (mine, theirs) = (u64::from(self.size()), u64::from(other.size()));
+        let (mut here, mut there, mut at, mut moved) = (0, 0, 0, 0);
+        while here < mine && there < theirs {
+            let (end_here, end_there) = ((here + 1) * theirs, (there + 1) * mine);
+            let end = end_here.min(end_there);
+            if self.slots[here as usize] != other.slots[there as usize] {
+                moved += end - at;
+            }
+            here += u64::from(end == end_here);
+            there += u64::from(end == end_there);
+            at = end;
+        }
+        ((moved + theirs / 2) / theirs) as u32
+    }
+
+    /// Live seats for a key, best first, each once: the owner of its slot, then those who would inherit
+    /// it. The heirs are exact while everybody is well; a slot they are looked up in may itself be
+    /// inherited. Nothing is allocated until the second one is asked for.
+    pub fn candidates(&self, key_hash: u64) -> impl Iterator<Item = SeatIndex> {
+        let slot = self.slot_of(key_hash);
+        let owner = self.seat_at(slot);
+        owner.into_iter().chain(owner.into_iter().flat_map(move |owner| self.heirs(slot, owner)))
+    }
+
+    /// Live seats but the owner, in the order the slot asks them; those it never asks come last.
+    fn heirs(&self, slot: u32, owner: u16) -> impl Iterator<Item = SeatIndex> {
+        let order = Permutation::of_slot(slot, self.seed, self.size());
+        let group = self.roster.group_of(owner);
+        let turned = move |list: &'_ [u16]| heirs::place(order, heirs::LIST_PROBES, list.len());
+        let (members, seats) = (self.roster.members(group), self.roster.seats());
+        let (members, seats) = (members.split_at(turned(members)), seats.split_at(turned(seats)));
+        let mut seen = vec![0_u64; self.live.len().div_ceil(64)];
+        let mut is_new = move |seat: u16| {
+            let (word, bit) = (usize::from(seat) / 64, 1 << (seat % 64));
+            let new = seen[word] & bit == 0;
+            seen[word] |= bit;
+            new
+        };
+        is_new(owner);
+        self.roster
+            .in_group(&self.slots, order, group)
+            .chain(members.1.iter().chain(members.0).copied())
+            .chain(heirs::everywhere(&self.slots, order))
+            .chain(seats.1.iter().chain(seats.0).copied())
+            .filter(move |seat| self.live[usize::from(*seat)] && is_new(*seat))
+    }
+
+    /// Memory of the table in bytes.
     pub fn bytes(&self) -> usize {
-        self.slots.len() * 2
+        size_of::<Self>() + size_of_val(&*self.slots) + size_of_val(&*self.live) + self.roster.bytes()
     }
 }
-/// Placeholder until the real table lands.
-pub fn digest(table: &Table, occupants: &[Option<u64>], seed: u64) -> u64 {
-    let mut d = seed;
-    for s in table.slots() {
-        d = super::hash::mix(d, occupants.get(*s as usize).copied().flatten().unwrap_or(u64::MAX));
+
+fn shares(slots: &[u16], seats: usize) -> Vec<u32> {
+    let mut shares = vec![0; seats];
+    for seat in slots {
+        if let Some(share) = shares.get_mut(usize::from(*seat)) {
+            *share += 1;
+        }
     }
-    d
+    shares
 }
-/// Placeholder until the real table lands.
-pub mod paper {
-    use super::*;
-    /// Placeholder until the real table lands.
-    pub fn fill(names: &[&[u8]], _w: &[u16], size: u32, seed: u64) -> Table {
-        TableBuilder::new(size, seed).build(&vec![SeatLoad { group: 0, nominal: 1, live: 1 }; names.len()])
-    }
-}
-/// Placeholder until the real table lands.
-pub mod prime {
-    /// Placeholder until the real table lands.
-    pub fn size_for(_n: usize) -> u32 {
-        1021
+
+/// The slots would fill pages of a log.
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let live = self.live.iter().filter(|live| **live).count();
+        f.debug_struct("Table").field("size", &self.size()).field("live_seats", &live).finish_non_exhaustive()
     }
     /// The largest size.
     pub const MAX_SIZE: u32 = 16_777_213;
@@ -121,3 +206,6 @@ pub mod prime {
         number > 1 && (2..=number.isqrt()).all(|divisor| number % divisor != 0)
     }
 }
+
+#[cfg(test)]
+mod laws;

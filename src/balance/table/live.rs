@@ -1,0 +1,118 @@
+//! Owns the second overlay: the table as things are now. Quotas by live weight lie over the nominal table;
+//! what failed gives up everything, what is slowed down its newest claims, and nobody else anything.
+
+use super::base::Base;
+use super::heirs::Heirs;
+use super::nominal::Nominal;
+use super::permutation::Permutation;
+use super::quota::{Scale, Share};
+use super::{NOBODY, SeatLoad};
+
+/// Heirs may go this part of their share above it: with exact quotas one refused slot pushes out the
+/// next, and failures move a third more slots than they must.
+const SLACK: u32 = 20;
+
+/// A seat this many standard deviations below its share did not get there by the luck of inheriting: its
+/// live weight rose above its nominal one.
+const DEVIATIONS: u32 = 3;
+
+/// The slots now, and how many each seat has.
+pub(super) struct Live {
+    pub(super) slots: Vec<u16>,
+    pub(super) counts: Vec<u32>,
+}
+
+impl Live {
+    /// Lays the live weights over the nominal table. A seat without nominal weight takes no part.
+    pub(super) fn lay(base: &Base, nominal: &Nominal, loads: &[SeatLoad]) -> Self {
+        let weight = |load: &SeatLoad| if load.nominal > 0 { load.live } else { 0 };
+        let scale = Scale::new(base.size(), loads.iter().map(weight));
+        if scale.is_empty() {
+            return Self { slots: vec![NOBODY; base.size() as usize], counts: vec![0; loads.len()] };
+        }
+        let shares = shares(scale, loads.iter().map(weight));
+        let mut live = Self { slots: nominal.slots(base).to_vec(), counts: nominal.counts().to_vec() };
+        live.hand_over(base, nominal, &shares);
+        live.pull(base, nominal, loads, &shares);
+        live
+    }
+
+    /// Whoever has more than its share gives up its newest claims to those who have not.
+    fn hand_over(&mut self, base: &Base, nominal: &Nominal, shares: &[Share]) {
+        let before = nominal.counts();
+        let excess = |seat: usize| before[seat].saturating_sub(shares[seat].ceil());
+        if (0..shares.len()).all(|seat| excess(seat) == 0) {
+            return;
+        }
+        let may_take =
+            |seat: usize| if excess(seat) > 0 { 0 } else { cap(shares[seat]).saturating_sub(before[seat]) };
+        let room = (0..shares.len()).map(may_take).collect();
+        let mut heirs = Heirs::new(nominal.roster(), nominal.slots(base), base.seed(), before, room);
+        for seat in 0..shares.len() {
+            for slot in nominal.newest_first(base, seat).take(excess(seat) as usize) {
+                if let Some(heir) = heirs.take(slot, seat as u16) {
+                    self.give(slot, heir);
+                }
+            }
+        }
+    }
+
+    /// A seat far below its share takes what it lacks as a newcomer would, from those above theirs:
+    /// inherited slots first, and only a raised seat slots that nobody lost.
+    fn pull(&mut self, base: &Base, nominal: &Nominal, loads: &[SeatLoad], shares: &[Share]) {
+        for (seat, share) in (0..loads.len()).zip(shares) {
+            let inherits = share.ceil().saturating_sub(nominal.counts()[seat]);
+            let luck = DEVIATIONS * inherits.isqrt() + 1;
+            if self.counts[seat] + luck >= share.floor {
+                continue;
+            }
+            let before = nominal.slots(base);
+            self.claim(base, seat as u16, shares, |slot, owner| before[slot as usize] != owner);
+            if loads[seat].live > loads[seat].nominal {
+                self.claim(base, seat as u16, shares, |_, _| true);
+            }
+        }
+    }
+
+    /// Walks the permutation of `seat` and takes what may be taken from owners above their share.
+    fn claim(&mut self, base: &Base, seat: u16, shares: &[Share], may_take: impl Fn(u32, u16) -> bool) {
+        let walk = Permutation::of_seat(seat, base.seed(), base.size()).walk(base.size());
+        for slot in walk.take(base.size() as usize) {
+            if self.counts[usize::from(seat)] >= shares[usize::from(seat)].floor {
+                break;
+            }
+            let owner = self.slots[slot as usize];
+            let above = self.counts[usize::from(owner)] > shares[usize::from(owner)].floor;
+            if owner != seat && above && may_take(slot, owner) {
+                self.give(slot, seat);
+            }
+        }
+    }
+
+    fn give(&mut self, slot: u32, heir: u16) {
+        let owner = std::mem::replace(&mut self.slots[slot as usize], heir);
+        self.counts[usize::from(owner)] -= 1;
+        self.counts[usize::from(heir)] += 1;
+    }
+}
+
+/// The share of each weight. Neighbours are mostly equal, and a comparison is cheaper than a division.
+fn shares(scale: Scale, weights: impl Iterator<Item = u64>) -> Vec<Share> {
+    let mut last = (0, Share::default());
+    let mut share = |weight| {
+        if weight != last.0 {
+            last = (weight, scale.share(weight));
+        }
+        last.1
+    };
+    weights.map(&mut share).collect()
+}
+
+/// The most a seat may have as an heir: the slack, and one slot because small shares have little of it.
+/// Nothing for a seat without share.
+fn cap(share: Share) -> u32 {
+    match share.ceil() {
+        0 => 0,
+        quota => quota + quota.div_ceil(SLACK) + 1,
+    }
+}
