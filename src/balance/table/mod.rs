@@ -199,12 +199,6 @@ impl fmt::Debug for Table {
         let live = self.live.iter().filter(|live| **live).count();
         f.debug_struct("Table").field("size", &self.size()).field("live_seats", &live).finish_non_exhaustive()
     }
-    /// The largest size.
-    pub const MAX_SIZE: u32 = 16_777_213;
-    /// Whether `number` is a prime.
-    pub fn is_prime(number: u32) -> bool {
-        number > 1 && (2..=number.isqrt()).all(|divisor| number % divisor != 0)
-    }
 }
 
 #[cfg(test)]
