@@ -11,4 +11,6 @@ pub mod demo;
 pub mod handoff;
 pub mod metrics;
 pub mod readiness;
+pub mod settings;
 pub mod source;
+pub mod telemetry;

@@ -5,7 +5,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use guideway::cli::Cli;
 
+/// Faster than the system's allocator for the many short-lived buffers of a proxy, most of all with musl.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
+    // One crypto library for everything that speaks TLS. It fails only if one was chosen before.
+    let _chosen = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Cli::parse().execute().unwrap_or_else(|error| {
         eprintln!("guideway: {error:#}");
         ExitCode::FAILURE

@@ -1,0 +1,374 @@
+//! Owns the settings of `guideway run`: flags first, then the environment, all checked before anything
+//! starts. Every mistake is reported in one go, because whoever corrects one wants to know the others.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use crate::crd::duration::DurationText;
+
+/// The flags as written. Text, so that one bad value does not hide the next.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Flags {
+    /// Read pools from this file or folder instead of a cluster, and follow its changes
+    #[arg(long, env = "GUIDEWAY_FILE", value_name = "PATH")]
+    pub file: Option<String>,
+
+    /// Keep seats in this folder, so that keys stay with their backends over a restart (with --file)
+    #[arg(long, env = "GUIDEWAY_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<String>,
+
+    /// Connect to the cluster of this kubeconfig; without it KUBECONFIG decides, then the pod's service account
+    #[arg(long, env = "GUIDEWAY_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<String>,
+
+    /// Namespace of the Lease that decides which replica writes status; without it that of the service account
+    #[arg(long, env = "GUIDEWAY_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+
+    /// Name of this replica in the Lease, unique among the replicas; without it the host's name
+    #[arg(long, env = "GUIDEWAY_IDENTITY", value_name = "NAME")]
+    pub identity: Option<String>,
+
+    /// Threads that carry traffic [default: one per core]
+    #[arg(long, env = "GUIDEWAY_WORKERS", value_name = "N")]
+    pub workers: Option<String>,
+
+    /// Where /metrics, /healthz and /readyz are served [default: 0.0.0.0:9901]
+    #[arg(long, env = "GUIDEWAY_METRICS_ADDRESS", value_name = "IP:PORT")]
+    pub metrics_address: Option<String>,
+
+    /// On SIGTERM, time to go on accepting while clients and Services learn that this replica leaves
+    /// [default: 5s, with --file 0s]
+    #[arg(long, env = "GUIDEWAY_DRAIN_DELAY", value_name = "DURATION")]
+    pub drain_delay: Option<String>,
+
+    /// After that, the longest wait for requests in flight [default: 20s]
+    #[arg(long, env = "GUIDEWAY_DRAIN_TIMEOUT", value_name = "DURATION")]
+    pub drain_timeout: Option<String>,
+
+    /// Form of the log on standard error: text or json [default: text]
+    #[arg(long, env = "GUIDEWAY_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+
+    /// error, warn, info, debug or trace, also by module: info,guideway::proxy=debug [default: info]
+    #[arg(long, env = "GUIDEWAY_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Checked settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Where pools come from.
+    pub source: Source,
+    /// Threads that carry traffic.
+    pub workers: NonZeroUsize,
+    /// Where metrics and health are served.
+    pub metrics_address: SocketAddr,
+    /// On SIGTERM, time to go on accepting.
+    pub drain_delay: Duration,
+    /// After that, the longest wait for requests in flight.
+    pub drain_timeout: Duration,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// Where pools come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file or folder.
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// Where seats are kept.
+        state_dir: Option<PathBuf>,
+    },
+    /// A cluster.
+    Cluster {
+        /// How to reach it; the usual ways when absent.
+        kubeconfig: Option<PathBuf>,
+        /// Namespace of the Lease; that of the service account or context when absent.
+        namespace: Option<String>,
+        /// Name of this replica; the host's name when absent.
+        identity: Option<String>,
+    },
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// Levels by module.
+    pub levels: Targets,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line of text for each event.
+    #[default]
+    Text,
+    /// A JSON object for each event.
+    Json,
+}
+
+/// A value that cannot be used, and what could.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    flag: &'static str,
+    reason: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variable = self.flag.to_ascii_uppercase().replace('-', "_");
+        write!(f, "--{} (GUIDEWAY_{variable}): {}", self.flag, self.reason)
+    }
+}
+
+impl Settings {
+    /// The settings that `flags` make, or every mistake in them.
+    pub fn check(flags: Flags) -> Result<Self, Vec<Mistake>> {
+        let flags = flags.without_empty();
+        let mut mistakes = Mistakes::default();
+        let standalone = flags.file.is_some();
+        let settings = Self {
+            workers: workers(flags.workers.as_deref(), &mut mistakes),
+            metrics_address: metrics_address(flags.metrics_address.as_deref(), &mut mistakes),
+            drain_delay: duration(
+                "drain-delay",
+                flags.drain_delay.as_deref(),
+                if standalone { Duration::ZERO } else { Duration::from_secs(5) },
+                &mut mistakes,
+            ),
+            drain_timeout: duration(
+                "drain-timeout",
+                flags.drain_timeout.as_deref(),
+                Duration::from_secs(20),
+                &mut mistakes,
+            ),
+            log: Log {
+                format: log_format(flags.log_format.as_deref(), &mut mistakes),
+                levels: log_levels(flags.log_level.as_deref(), &mut mistakes),
+            },
+            source: source(flags, &mut mistakes),
+        };
+        if mistakes.list.is_empty() { Ok(settings) } else { Err(mistakes.list) }
+    }
+}
+
+impl Flags {
+    /// An empty variable counts as unset: templates leave them behind.
+    fn without_empty(self) -> Self {
+        let set = |value: Option<String>| value.filter(|text| !text.is_empty());
+        Self {
+            file: set(self.file),
+            state_dir: set(self.state_dir),
+            kubeconfig: set(self.kubeconfig),
+            namespace: set(self.namespace),
+            identity: set(self.identity),
+            workers: set(self.workers),
+            metrics_address: set(self.metrics_address),
+            drain_delay: set(self.drain_delay),
+            drain_timeout: set(self.drain_timeout),
+            log_format: set(self.log_format),
+            log_level: set(self.log_level),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Mistakes {
+    list: Vec<Mistake>,
+}
+
+impl Mistakes {
+    fn add(&mut self, flag: &'static str, reason: impl Into<String>) {
+        self.list.push(Mistake { flag, reason: reason.into() });
+    }
+}
+
+/// More threads than this only wait for each other on any machine we know of.
+const WORKERS_MAX: usize = 1024;
+
+fn workers(text: Option<&str>, mistakes: &mut Mistakes) -> NonZeroUsize {
+    let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let Some(text) = text else { return cores() };
+    match text.parse::<NonZeroUsize>() {
+        Ok(workers) if workers.get() <= WORKERS_MAX => workers,
+        _ => {
+            mistakes.add("workers", format!("`{text}` is no number of threads; use 1 to {WORKERS_MAX}"));
+            cores()
+        }
+    }
+}
+
+fn metrics_address(text: Option<&str>, mistakes: &mut Mistakes) -> SocketAddr {
+    let default = SocketAddr::from(([0, 0, 0, 0], 9901));
+    let Some(text) = text else { return default };
+    text.parse().unwrap_or_else(|_| {
+        let reason = format!("`{text}` is no address; write IP:PORT, such as 127.0.0.1:9901 or [::]:9901");
+        mistakes.add("metrics-address", reason);
+        default
+    })
+}
+
+fn duration(flag: &'static str, text: Option<&str>, default: Duration, mistakes: &mut Mistakes) -> Duration {
+    let Some(text) = text else { return default };
+    DurationText::from(text).parse().unwrap_or_else(|| {
+        let reason =
+            format!("`{text}` is no duration; write whole numbers with h, m, s or ms, such as 1m30s");
+        mistakes.add(flag, reason);
+        default
+    })
+}
+
+fn log_format(text: Option<&str>, mistakes: &mut Mistakes) -> LogFormat {
+    match text {
+        None | Some("text") => LogFormat::Text,
+        Some("json") => LogFormat::Json,
+        Some(other) => {
+            mistakes.add("log-format", format!("`{other}` is no format; use text or json"));
+            LogFormat::default()
+        }
+    }
+}
+
+fn log_levels(text: Option<&str>, mistakes: &mut Mistakes) -> Targets {
+    let mut levels = Targets::new();
+    for part in text.unwrap_or("info").split(',').map(str::trim) {
+        let (module, level) =
+            part.split_once('=').map_or((None, part), |(module, level)| (Some(module), level));
+        match (module, level.parse::<LevelFilter>()) {
+            (None, Ok(level)) => levels = levels.with_default(level),
+            (Some(module), Ok(level)) => levels = levels.with_target(module, level),
+            (_, Err(_)) => {
+                let reason = format!(
+                    "`{part}` is no level; use error, warn, info, debug, trace or off, and after a comma module=level"
+                );
+                mistakes.add("log-level", reason);
+            }
+        }
+    }
+    levels
+}
+
+fn source(flags: Flags, mistakes: &mut Mistakes) -> Source {
+    let Some(path) = flags.file else {
+        if flags.state_dir.is_some() {
+            let reason = "seats of a cluster's pools are kept in their status; use it with --file only";
+            mistakes.add("state-dir", reason);
+        }
+        let kubeconfig = flags.kubeconfig.map(PathBuf::from);
+        if let Some(path) = kubeconfig.as_deref().filter(|path| !path.is_file()) {
+            mistakes.add("kubeconfig", format!("there is no file {}", path.display()));
+        }
+        return Source::Cluster { kubeconfig, namespace: flags.namespace, identity: flags.identity };
+    };
+    let in_cluster =
+        [("kubeconfig", &flags.kubeconfig), ("namespace", &flags.namespace), ("identity", &flags.identity)];
+    for (flag, _) in in_cluster.into_iter().filter(|(_, value)| value.is_some()) {
+        mistakes.add(flag, "belongs to a cluster and --file to none; leave one of them out");
+    }
+    if !Path::new(&path).exists() {
+        mistakes.add("file", format!("there is no file or folder {path}"));
+    }
+    Source::File { path: path.into(), state_dir: flags.state_dir.map(PathBuf::from) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn settings(arguments: &[&str]) -> Result<Settings, String> {
+        let flags = Command::parse_from([&["guideway"], arguments].concat()).flags;
+        Settings::check(flags)
+            .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn check(arguments: &[&str], expected: &str) {
+        assert_eq!(settings(arguments).err().as_deref(), Some(expected), "{arguments:?}");
+    }
+
+    #[test]
+    fn without_flags_it_serves_a_cluster() {
+        let settings = settings(&[]).unwrap();
+        assert_eq!(settings.source, Source::Cluster { kubeconfig: None, namespace: None, identity: None });
+        assert_eq!(settings.metrics_address.to_string(), "0.0.0.0:9901");
+        assert_eq!(
+            (settings.drain_delay, settings.drain_timeout),
+            (Duration::from_secs(5), Duration::from_secs(20))
+        );
+        assert_eq!(settings.log, Log { format: LogFormat::Text, levels: "info".parse().unwrap() });
+    }
+
+    #[test]
+    fn with_a_file_it_serves_that_file_and_leaves_without_delay() {
+        let settings =
+            settings(&["--file", "/", "--state-dir", "/var/lib/guideway", "--workers", "3"]).unwrap();
+        let state_dir = Some("/var/lib/guideway".into());
+        assert_eq!(settings.source, Source::File { path: "/".into(), state_dir });
+        assert_eq!((settings.drain_delay, settings.workers.get()), (Duration::ZERO, 3));
+    }
+
+    #[test]
+    fn levels_go_by_module() {
+        let settings = settings(&["--log-level", "warn,guideway::proxy=debug", "--log-format=json"]).unwrap();
+        assert_eq!(settings.log.format, LogFormat::Json);
+        assert!(settings.log.levels.would_enable("guideway::proxy::http", &tracing::Level::DEBUG));
+        assert!(!settings.log.levels.would_enable("guideway::source", &tracing::Level::INFO));
+    }
+
+    #[test]
+    fn an_empty_value_counts_as_unset() {
+        assert_eq!(settings(&["--metrics-address", "", "--file", ""]), settings(&[]));
+    }
+
+    #[test]
+    fn every_mistake_is_reported_with_its_flag() {
+        check(
+            &[
+                "--workers=0",
+                "--metrics-address=9901",
+                "--drain-delay=5",
+                "--drain-timeout=-1s",
+                "--log-format=xml",
+                "--log-level=loud",
+                "--file=/nowhere/pools.yaml",
+                "--identity=a",
+            ],
+            "--workers (GUIDEWAY_WORKERS): `0` is no number of threads; use 1 to 1024\n\
+             --metrics-address (GUIDEWAY_METRICS_ADDRESS): `9901` is no address; write IP:PORT, such as \
+             127.0.0.1:9901 or [::]:9901\n\
+             --drain-delay (GUIDEWAY_DRAIN_DELAY): `5` is no duration; write whole numbers with h, m, s or ms, \
+             such as 1m30s\n\
+             --drain-timeout (GUIDEWAY_DRAIN_TIMEOUT): `-1s` is no duration; write whole numbers with h, m, s \
+             or ms, such as 1m30s\n\
+             --log-format (GUIDEWAY_LOG_FORMAT): `xml` is no format; use text or json\n\
+             --log-level (GUIDEWAY_LOG_LEVEL): `loud` is no level; use error, warn, info, debug, trace or off, \
+             and after a comma module=level\n\
+             --identity (GUIDEWAY_IDENTITY): belongs to a cluster and --file to none; leave one of them out\n\
+             --file (GUIDEWAY_FILE): there is no file or folder /nowhere/pools.yaml",
+        );
+        check(
+            &["--state-dir=/var/lib/guideway", "--kubeconfig=/nowhere/config"],
+            "--state-dir (GUIDEWAY_STATE_DIR): seats of a cluster's pools are kept in their status; use it with \
+             --file only\n\
+             --kubeconfig (GUIDEWAY_KUBECONFIG): there is no file /nowhere/config",
+        );
+    }
+}
