@@ -38,9 +38,9 @@ struct Group {
 impl Roster {
     /// The roster of these seats, which own `counts` slots when everybody is well.
     pub(super) fn new(loads: &[SeatLoad], counts: &[u32]) -> Self {
-        let mut groups =
-            vec![Group::default(); loads.iter().map(|load| usize::from(load.group) + 1).max().unwrap_or(0)];
         let taking_part = || loads.iter().zip(0_u16..).filter(|(load, _)| load.nominal > 0);
+        let length = taking_part().map(|(load, _)| usize::from(load.group) + 1).max().unwrap_or(0);
+        let mut groups = vec![Group::default(); length];
         for (load, seat) in taking_part() {
             let group = &mut groups[usize::from(load.group)];
             group.end += 1;
@@ -171,7 +171,7 @@ impl<'a> Heirs<'a> {
             return None;
         }
         let group = self.roster.group_of(owner);
-        if self.group_room[usize::from(group)] == 0 {
+        if self.group_room.get(usize::from(group)).is_none_or(|room| *room == 0) {
             return None;
         }
         let mut asked = self.roster.in_group(self.slots, order, group);

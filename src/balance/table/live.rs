@@ -60,16 +60,20 @@ impl Live {
     /// A seat far below its share takes what it lacks as a newcomer would, from those above theirs:
     /// inherited slots first, and only a raised seat slots that nobody lost.
     fn pull(&mut self, base: &Base, nominal: &Nominal, loads: &[SeatLoad], shares: &[Share]) {
-        for (seat, share) in (0..loads.len()).zip(shares) {
-            let inherits = share.ceil().saturating_sub(nominal.counts()[seat]);
-            let luck = DEVIATIONS * inherits.isqrt() + 1;
-            if self.counts[seat] + luck >= share.floor {
-                continue;
-            }
-            let before = nominal.slots(base);
-            self.claim(base, seat as u16, shares, |slot, owner| before[slot as usize] != owner);
-            if loads[seat].live > loads[seat].nominal {
-                self.claim(base, seat as u16, shares, |_, _| true);
+        let lacks = |count: u32, seat: usize| {
+            let inherits = shares[seat].ceil().saturating_sub(nominal.counts()[seat]);
+            count + DEVIATIONS * inherits.isqrt() + 1 < shares[seat].floor
+        };
+        if (0..loads.len()).all(|seat| !lacks(self.counts[seat], seat)) {
+            return;
+        }
+        let (levels, before) = (Levels::new(loads), nominal.slots(base));
+        for seat in 0..loads.len() {
+            if lacks(self.counts[seat], seat) {
+                self.claim(base, seat as u16, shares, |slot, owner| before[slot as usize] != owner);
+                if levels.is_raised(&loads[seat]) {
+                    self.claim(base, seat as u16, shares, |_, _| true);
+                }
             }
         }
     }
@@ -93,6 +97,31 @@ impl Live {
         let owner = std::mem::replace(&mut self.slots[slot as usize], heir);
         self.counts[usize::from(owner)] -= 1;
         self.counts[usize::from(heir)] += 1;
+    }
+}
+
+/// Nominal and live weight of the live seats of each group. Who fails raises the live weights of its whole
+/// group, so only against these can it be told that one seat was raised.
+struct Levels(Vec<(u128, u128)>);
+
+impl Levels {
+    fn new(loads: &[SeatLoad]) -> Self {
+        let live = || loads.iter().filter(|load| load.nominal > 0 && load.live > 0);
+        let mut sums = vec![(0, 0); live().map(|load| usize::from(load.group) + 1).max().unwrap_or(0)];
+        for load in live() {
+            let sum = &mut sums[usize::from(load.group)];
+            sum.0 += u128::from(load.nominal);
+            sum.1 += u128::from(load.live);
+        }
+        Self(sums)
+    }
+
+    /// Whether the seat's live weight rose more than the slack above its group's.
+    fn is_raised(&self, load: &SeatLoad) -> bool {
+        let (nominal, live) = self.0[usize::from(load.group)];
+        let slack = u128::from(SLACK);
+        let (mine, level) = (u128::from(load.live) * slack, u128::from(load.nominal) * (slack + 1));
+        mine.saturating_mul(nominal) > level.saturating_mul(live)
     }
 }
 
