@@ -1,0 +1,3 @@
+module guideway.dev/e2e/cluster/modules/pause
+
+go 1.26.0
