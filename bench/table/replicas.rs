@@ -151,11 +151,9 @@ impl World {
     fn deliver(&mut self, index: usize, count: usize) {
         for _ in 0..count {
             let Some(news) = self.replicas[index].inbox.pop_front() else { break };
-            let is_holder = self.holder == Some(index);
             let replica = &mut self.replicas[index];
             match news {
                 News::Members(members) => replica.members = members,
-                News::Roster(_) if is_holder && !replica.assembly.seats().is_empty() => {}
                 News::Roster(roster) => replica.assembly.adopt(&roster),
             }
             self.rebuild(index);
@@ -171,8 +169,10 @@ impl World {
         let roster = replica.assembly.roster();
         if is_holder && roster != self.published {
             self.published = roster.clone();
-            let others = self.replicas.iter_mut().enumerate().filter(|(other, _)| *other != index);
-            others.for_each(|(_, replica)| replica.inbox.push_back(News::Roster(roster.clone())));
+            // Everybody watches the status, also who wrote it.
+            self.replicas
+                .iter_mut()
+                .for_each(|replica| replica.inbox.push_back(News::Roster(roster.clone())));
         }
     }
 

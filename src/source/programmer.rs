@@ -176,17 +176,15 @@ impl Programmer {
         id
     }
 
-    /// A holder's own seats are the truth: it adopts only what it finds when it has none.
+    /// Names the pool when the roster may change its table: a holder's own seats are the truth.
     fn adopt(&mut self, id: PoolId, roster: Roster) -> Option<PoolId> {
         let Some(known) = self.pools.get_mut(&id) else {
             self.early.insert(id, roster);
             return None;
         };
-        if self.authority == Authority::Holder && !known.assembly.seats().is_empty() {
-            return None;
-        }
+        let heeds = self.authority == Authority::Follower || known.assembly.seats().is_empty();
         known.assembly.adopt(&roster);
-        Some(id)
+        heeds.then_some(id)
     }
 
     fn assemble(&mut self, id: &PoolId, authority: Authority, now_ms: u64) -> Option<Report> {

@@ -78,7 +78,10 @@ pub struct Settled {
 #[derive(Clone, Debug, Default)]
 pub struct SeatBook {
     pub(super) seats: Vec<Seat>,
-    /// Ready backends without a seat, and since when.
+    /// The seats as the lease holder last told them. A follower starts from these whenever it settles,
+    /// so that whatever it decided by itself lasts only until the holder says otherwise.
+    told: Option<Vec<Seat>>,
+    /// Ready backends without a seat of the holder's, and since when.
     waiting: HashMap<BackendId, u64>,
 }
 
@@ -88,9 +91,14 @@ impl SeatBook {
         &self.seats
     }
 
-    /// Takes over the roster of the lease holder, or of an earlier life.
+    /// Hears the roster of the lease holder, or of an earlier life. A holder that has seats of its own
+    /// remembers it for the day it follows again.
     pub fn adopt(&mut self, roster: &Roster) {
-        self.seats = roster.seats.iter().map(Seat::from).collect();
+        let seats: Vec<Seat> = roster.seats.iter().map(Seat::from).collect();
+        if self.seats.is_empty() {
+            self.seats.clone_from(&seats);
+        }
+        self.told = Some(seats);
     }
 
     /// The seats for others to adopt.
@@ -101,89 +109,86 @@ impl SeatBook {
     /// Brings the seats in line with the members at `now_ms`. Same seats, members, authority and time:
     /// same outcome, in whatever order the members stand.
     pub fn settle(&mut self, members: &[Member], authority: Authority, now_ms: u64) -> Settled {
-        let by_id: BTreeMap<&BackendId, &Member> =
-            members.iter().map(|member| (&member.backend.id, member)).collect();
-        let mut settled = Settled::default();
-        self.greet_and_dismiss(&by_id, now_ms, &mut settled);
-        self.seat_newcomers(&by_id, authority, now_ms, &mut settled);
-        if authority == Authority::Holder {
-            self.compact(now_ms, &mut settled);
+        let by_id: Members = members.iter().map(|member| (&member.backend.id, member)).collect();
+        let before = self.seats.clone();
+        if let (Authority::Follower, Some(told)) = (authority, &self.told) {
+            self.seats.clone_from(told);
         }
-        settled
+        self.greet_and_dismiss(&by_id, &before, now_ms);
+        let mut wake_at_ms = self.seat_newcomers(&by_id, &before, authority, now_ms);
+        if authority == Authority::Holder {
+            wake_at_ms = sooner(wake_at_ms, self.compact(now_ms));
+        }
+        Settled { events: events(&before, &self.seats), wake_at_ms }
     }
 
     /// Occupants that left vacate their seats, those that came back take them again.
-    fn greet_and_dismiss(
-        &mut self,
-        by_id: &BTreeMap<&BackendId, &Member>,
-        now_ms: u64,
-        settled: &mut Settled,
-    ) {
-        for seat in &mut self.seats {
+    fn greet_and_dismiss(&mut self, by_id: &Members, before: &[Seat], now_ms: u64) {
+        for (index, seat) in self.seats.iter_mut().enumerate() {
             let Some(occupant) = &seat.occupant else { continue };
-            match by_id.get(&occupant.id).filter(|member| !is_leaving(member)) {
-                Some(member) => seat.seat(member),
-                None if seat.vacated_ms.is_none() => {
-                    seat.vacated_ms = Some(now_ms);
-                    settled.events.insert(Event::Left);
-                }
-                None => {}
+            if let Some(member) = by_id.get(&occupant.id).filter(|member| !is_leaving(member)) {
+                seat.seat(member);
+            } else if seat.vacated_ms.is_none() {
+                let known = before.get(index).filter(|was| was.occupant == seat.occupant);
+                seat.vacated_ms = known.and_then(|was| was.vacated_ms).or(Some(now_ms));
             }
         }
     }
 
+    /// Seats who is ready and has no seat. Returns when someone's patience ends.
     fn seat_newcomers(
         &mut self,
-        by_id: &BTreeMap<&BackendId, &Member>,
+        by_id: &Members,
+        before: &[Seat],
         authority: Authority,
         now_ms: u64,
-        settled: &mut Settled,
-    ) {
-        let seated: BTreeSet<BackendId> = self.occupied().cloned().collect();
-        let mut newcomers: Vec<&Member> = by_id
-            .values()
-            .copied()
-            .filter(|m| m.state == State::Ready && !seated.contains(&m.backend.id))
-            .collect();
-        newcomers.sort_by_key(|member| (member.lineage.created_ms, member.backend.id.clone()));
-        self.waiting.retain(|id, _| newcomers.iter().any(|member| member.backend.id == *id));
+    ) -> Option<u64> {
+        let newcomers = self.newcomers(by_id, before);
+        self.waiting.retain(|id, _| newcomers.iter().any(|(_, member)| member.backend.id == *id));
         let anyone_live =
             self.occupied().any(|id| by_id.get(id).is_some_and(|member| member.state == State::Ready));
-        for member in newcomers {
+        let mut wake_at_ms = None;
+        for (sat_at, member) in newcomers {
             let since = *self.waiting.entry(member.backend.id.clone()).or_insert(now_ms);
             let due = since + patience_ms(member, by_id, authority, anyone_live);
-            if let Some(seat) = self.vacant_seat_for(member) {
+            if let Some(seat) = self.vacant_seat_for(member, sat_at) {
                 self.seats[seat].seat(member);
-                settled.events.insert(Event::Inherited);
             } else if due <= now_ms && self.seats.len() < SEATS_MAX {
                 self.seats.push(Seat::of(member));
-                settled.events.insert(Event::Joined);
             } else {
-                settled.wake_at_ms = Some(settled.wake_at_ms.map_or(due, |at| at.min(due)));
-                continue;
+                wake_at_ms = sooner(wake_at_ms, Some(due));
             }
-            self.waiting.remove(&member.backend.id);
         }
+        wake_at_ms
+    }
+
+    /// Ready members without a seat and where they sat before, those that sat somewhere first, then by age.
+    fn newcomers<'a>(&self, by_id: &Members<'a>, before: &[Seat]) -> Vec<(usize, &'a Member)> {
+        let seated: BTreeSet<&BackendId> = self.occupied().collect();
+        let sat_at: HashMap<&BackendId, usize> = occupied(before).map(|(index, id)| (id, index)).collect();
+        let ready = by_id.values().filter(|it| it.state == State::Ready && !seated.contains(&it.backend.id));
+        let mut newcomers: Vec<(usize, &Member)> =
+            ready.map(|it| (sat_at.get(&it.backend.id).copied().unwrap_or(usize::MAX), *it)).collect();
+        newcomers.sort_by_key(|(sat_at, it)| (*sat_at, it.lineage.created_ms, it.backend.id.clone()));
+        newcomers
     }
 
     fn occupied(&self) -> impl Iterator<Item = &BackendId> {
-        self.seats
-            .iter()
-            .filter(|seat| !seat.is_vacant())
-            .filter_map(|seat| Some(&seat.occupant.as_ref()?.id))
+        occupied(&self.seats).map(|(_, id)| id)
     }
 
-    /// The vacant seat that suits a newcomer best: that of its own name, then of its group, then any;
-    /// the lowest number among equals, which replicas agree on whatever they saw first.
-    fn vacant_seat_for(&self, member: &Member) -> Option<usize> {
+    /// The vacant seat that suits a newcomer best: where it sat, that of its own name, then of its group,
+    /// then any; the lowest number among equals, which replicas agree on whatever they saw first.
+    fn vacant_seat_for(&self, member: &Member, sat_at: usize) -> Option<usize> {
         let backend = &member.backend;
-        let rank = |seat: &Seat| match &seat.occupant {
-            Some(occupant) if occupant.name == backend.name && seat.group == backend.group => 0,
-            _ if seat.group == backend.group => 1,
-            _ => 2,
+        let rank = |index: usize, seat: &Seat| match &seat.occupant {
+            _ if index == sat_at => 0,
+            Some(occupant) if occupant.name == backend.name && seat.group == backend.group => 1,
+            _ if seat.group == backend.group => 2,
+            _ => 3,
         };
         let vacant = self.seats.iter().enumerate().filter(|(_, seat)| seat.is_vacant());
-        vacant.min_by_key(|(index, seat)| (rank(seat), *index)).map(|(index, _)| index)
+        vacant.min_by_key(|(index, seat)| (rank(*index, seat), *index)).map(|(index, _)| index)
     }
 }
 
@@ -217,17 +222,44 @@ impl From<&RosterSeat> for Seat {
     }
 }
 
+type Members<'a> = BTreeMap<&'a BackendId, &'a Member>;
+
+fn occupied(seats: &[Seat]) -> impl Iterator<Item = (usize, &BackendId)> {
+    let occupied = seats.iter().enumerate().filter(|(_, seat)| !seat.is_vacant());
+    occupied.filter_map(|(index, seat)| Some((index, &seat.occupant.as_ref()?.id)))
+}
+
+fn sooner(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.into_iter().chain(b).min()
+}
+
+/// What the seats went through, told by how they differ.
+fn events(before: &[Seat], after: &[Seat]) -> BTreeSet<Event> {
+    let id = |seat: &Seat| seat.occupant.as_ref().map(|it| it.id.clone());
+    let mut events = BTreeSet::new();
+    if after.len() < before.len() {
+        events.insert(Event::Compacted);
+    }
+    if after.len() > before.len() {
+        events.insert(Event::Joined);
+    }
+    for (was, is) in before.iter().zip(after) {
+        if !is.is_vacant() && id(was) != id(is) {
+            events.insert(Event::Inherited);
+        }
+        if is.is_vacant() && !was.is_vacant() {
+            events.insert(Event::Left);
+        }
+    }
+    events
+}
+
 fn is_leaving(member: &Member) -> bool {
     matches!(member.state, State::Terminating { .. })
 }
 
 /// How long a newcomer without a vacant seat waits before it gets one of its own.
-fn patience_ms(
-    member: &Member,
-    by_id: &BTreeMap<&BackendId, &Member>,
-    authority: Authority,
-    anyone_live: bool,
-) -> u64 {
+fn patience_ms(member: &Member, by_id: &Members, authority: Authority, anyone_live: bool) -> u64 {
     let hold = if anyone_live && is_rolling(member, by_id) { SEAT_HOLD_MS } else { 0 };
     match authority {
         Authority::Holder => hold,
@@ -237,7 +269,7 @@ fn patience_ms(
 
 /// Whether the workload of a newcomer is being replaced: another revision of it is still there.
 /// A scale-up has one revision only, so its pods never wait.
-fn is_rolling(newcomer: &Member, by_id: &BTreeMap<&BackendId, &Member>) -> bool {
+fn is_rolling(newcomer: &Member, by_id: &Members) -> bool {
     let lineage = &newcomer.lineage;
     lineage.workload.is_some()
         && by_id.values().any(|other| {
