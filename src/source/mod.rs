@@ -1,5 +1,6 @@
 //! Owns where pools and backends come from: a cluster or a file. Every source reduces what it sees to
 //! `PoolFacts` and hands them to the one `Programmer`.
 
+pub mod kubernetes;
 pub mod programmer;
 pub mod translate;

@@ -1,0 +1,283 @@
+//! Owns the one loop that turns events into tables: takes events in, drains the index at its own pace, has the
+//! programmer publish, and leaves statuses to be written while this replica holds the lease.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tokio::sync::{Notify, mpsc, watch as channel};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::guard::SECOND_OPINION;
+use super::index::{Drained, Index};
+use super::status::View;
+use super::status_writer::StatusQueue;
+use super::watch::{Change, Event, Kind, Scope, Told};
+use crate::balance::pool::PoolId;
+use crate::handoff::BindingsReader;
+use crate::metrics::ControlMetrics;
+use crate::readiness::Latch;
+use crate::source::programmer::{self, Authority, Programmer, Report};
+
+/// Shortest time between two publishes: a burst of events is one rebuild, and a hundred rebuilds a second cost little.
+const BETWEEN_PUBLISHES: Duration = Duration::from_millis(10);
+/// Events taken in at once before tables are built, so that a flood does not starve them.
+const EVENTS_AT_ONCE: usize = 4096;
+/// How often what is no longer needed is forgotten.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// What the controller is connected to.
+pub(super) struct Wires {
+    pub(super) events: mpsc::Receiver<Told>,
+    /// Asks a watch for a second list.
+    pub(super) relists: BTreeMap<(Kind, Scope), Arc<Notify>>,
+    /// Whether this replica holds the lease.
+    pub(super) lease: channel::Receiver<bool>,
+    pub(super) bindings: BindingsReader,
+    pub(super) statuses: StatusQueue,
+    pub(super) metrics: ControlMetrics,
+}
+
+/// The loop and its state.
+pub(super) struct Controller {
+    wires: Wires,
+    index: Index,
+    programmer: Programmer,
+    authority: Authority,
+    /// Taken when the first full picture was published.
+    readiness: Option<Latch>,
+    /// Lists that never came yet.
+    unlisted: BTreeSet<(Kind, Scope)>,
+    /// Of each pool, as last made.
+    reports: BTreeMap<PoolId, Report>,
+    published: Option<Instant>,
+    second_opinion: Option<Instant>,
+    housekeeping: Instant,
+}
+
+impl Controller {
+    pub(super) fn new(programmer: Programmer, readiness: Latch, wires: Wires) -> Self {
+        Self {
+            unlisted: wires.relists.keys().cloned().collect(),
+            wires,
+            index: Index::default(),
+            programmer,
+            authority: Authority::Follower,
+            readiness: Some(readiness),
+            reports: BTreeMap::new(),
+            published: None,
+            second_opinion: None,
+            housekeeping: Instant::now() + HOUSEKEEPING,
+        }
+    }
+
+    /// Runs until `stop`, or until every watch has ended.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut proxy_gone = false;
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                told = self.wires.events.recv() => match told {
+                    Some(told) => self.take_all(told),
+                    None => return,
+                },
+                () = sleep_until(wake) => {}
+                Ok(()) = self.wires.lease.changed() => self.change_authority(),
+                known = self.wires.bindings.changed(), if !proxy_gone => {
+                    proxy_gone = !known;
+                    self.write_all_statuses();
+                }
+                () = stop.cancelled() => return,
+            }
+            self.work();
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let now = Instant::now();
+        let seats =
+            self.programmer.wake_at_ms().map(|at| now + Duration::from_millis(at.saturating_sub(unix_ms())));
+        let tables =
+            self.index.waiting_since().filter(|_| self.unlisted.is_empty()).map(|_| self.may_publish_at(now));
+        [seats, tables, self.second_opinion].into_iter().flatten().fold(self.housekeeping, Instant::min)
+    }
+
+    fn may_publish_at(&self, now: Instant) -> Instant {
+        self.published.map_or(now, |at| at + BETWEEN_PUBLISHES)
+    }
+
+    /// Takes in everything that has arrived.
+    fn take_all(&mut self, first: Told) {
+        self.take(first);
+        for _ in 0..EVENTS_AT_ONCE {
+            match self.wires.events.try_recv() {
+                Ok(told) => self.take(told),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn take(&mut self, told: Told) {
+        match &told.event {
+            Event::Pools(Change::Relisted { scope, objects }) => {
+                self.unlisted.remove(&(Kind::Pools, scope.clone()));
+                objects
+                    .iter()
+                    .for_each(|pool| self.wires.statuses.observed(&pool.id(), &pool.uid, &pool.status));
+            }
+            Event::Pools(Change::Applied(pool)) => {
+                self.wires.statuses.observed(&pool.id(), &pool.uid, &pool.status);
+            }
+            Event::Services(Change::Relisted { scope, .. }) => self.listed(Kind::Services, scope),
+            Event::Slices(Change::Relisted { scope, .. }) => self.listed(Kind::Slices, scope),
+            Event::Pods(Change::Relisted { scope, .. }) => self.listed(Kind::Pods, scope),
+            _ => {}
+        }
+        self.index.apply(told.event, told.at);
+    }
+
+    fn listed(&mut self, kind: Kind, scope: &Scope) {
+        self.unlisted.remove(&(kind, scope.clone()));
+    }
+
+    fn change_authority(&mut self) {
+        let holds = *self.wires.lease.borrow_and_update();
+        let authority = if holds { Authority::Holder } else { Authority::Follower };
+        if authority == self.authority {
+            return;
+        }
+        self.authority = authority;
+        self.wires.metrics.set_leader(holds);
+        if holds {
+            self.program(Vec::new());
+            self.write_all_statuses();
+        } else {
+            self.wires.statuses.withdraw();
+            let rosters = self.index.rosters();
+            self.program(rosters);
+        }
+    }
+
+    /// Does what is due.
+    fn work(&mut self) {
+        let now = Instant::now();
+        if self.unlisted.is_empty() && self.index.waiting_since().is_some() && self.may_publish_at(now) <= now
+        {
+            self.build_tables();
+        }
+        if self.programmer.wake_at_ms().is_some_and(|at| at <= unix_ms()) {
+            self.program(Vec::new());
+        }
+        if self.unlisted.is_empty()
+            && let Some(latch) = self.readiness.take()
+        {
+            tracing::info!(
+                pools = self.index.pools().count(),
+                "the first full picture of the cluster is in use"
+            );
+            latch.release();
+        }
+        self.ask_second_opinions(now);
+        if self.housekeeping <= now {
+            self.index.forget_gone(now);
+            self.housekeeping = now + HOUSEKEEPING;
+        }
+    }
+
+    /// Builds what all changes since the last time come to.
+    fn build_tables(&mut self) {
+        let mut drained = self.index.drain();
+        let changes = drained.iter_mut().flat_map(|pool| std::mem::take(&mut pool.changes)).collect();
+        let changed = self.program(changes);
+        self.published = Some(Instant::now());
+        for pool in &drained {
+            if changed.contains(&pool.id) {
+                self.tell_published(pool);
+            }
+            if self.index.pool(&pool.id).is_none() {
+                self.reports.remove(&pool.id);
+                self.wires.statuses.forget(&pool.id);
+                tracing::info!(namespace = %pool.id.namespace, pool = %pool.id.name, "the pool is gone");
+            }
+            self.write_status(&pool.id);
+        }
+        let bad =
+            |pool: &&super::index::PoolEntry| pool.resource.wanted.is_err() || !pool.problems.is_empty();
+        self.wires.metrics.set_config_errors(self.index.pools().filter(bad).count());
+    }
+
+    /// Has the programmer publish. Returns the pools whose table changed.
+    fn program(&mut self, changes: Vec<programmer::Change>) -> BTreeSet<PoolId> {
+        let reports = self.programmer.apply(changes, self.authority, unix_ms());
+        let changed =
+            reports.iter().filter(|report| report.table_changed).map(|report| report.id.clone()).collect();
+        for report in reports {
+            let id = report.id.clone();
+            self.reports.insert(id.clone(), report);
+            self.write_status(&id);
+        }
+        changed
+    }
+
+    /// One line for each new table, with the time in microseconds, by which a test can measure from outside.
+    fn tell_published(&self, pool: &Drained) {
+        let Some(report) = self.reports.get(&pool.id) else { return };
+        let took = pool.dirt.since.elapsed();
+        if matches!(pool.dirt.cause, Kind::Pods | Kind::Slices) {
+            self.wires.metrics.propagated(&pool.id, took);
+        }
+        tracing::info!(
+            namespace = %pool.id.namespace,
+            pool = %pool.id.name,
+            cause = pool.dirt.cause.name(),
+            digest = format_args!("{:016x}", report.digest),
+            ready = report.ready,
+            total = report.total,
+            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            at_us = Timestamp::now().as_microsecond(),
+            "table published"
+        );
+    }
+
+    fn write_all_statuses(&self) {
+        if self.authority == Authority::Holder {
+            let ids: Vec<PoolId> = self.index.pools().map(|pool| pool.resource.id()).collect();
+            ids.iter().for_each(|id| self.write_status(id));
+        }
+    }
+
+    fn write_status(&self, id: &PoolId) {
+        if self.authority != Authority::Holder || !self.unlisted.is_empty() {
+            return;
+        }
+        let Some(pool) = self.index.pool(id) else { return };
+        let serving = self.programmer.snapshot(id).map(|snapshot| &*snapshot.pool);
+        let ports = self.wires.bindings.current();
+        let view = View { pool, report: self.reports.get(id), serving, ports: &ports };
+        self.wires.statuses.write(id, |before| view.status(before, &Time(Timestamp::now())));
+    }
+
+    /// Asks for a second list where the first was too poor to be believed.
+    fn ask_second_opinions(&mut self, now: Instant) {
+        match self.second_opinion {
+            Some(at) if at <= now => {
+                self.second_opinion = None;
+                for list in self.index.doubted() {
+                    if let Some(bell) = self.wires.relists.get(&list) {
+                        bell.notify_one();
+                    }
+                }
+            }
+            None if self.index.doubted().next().is_some() => self.second_opinion = Some(now + SECOND_OPINION),
+            _ => {}
+        }
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,265 @@
+//! Owns the join of a pool's groups with Services, slices and pods: who its members are and in what state.
+//! A slice is an echo of its pods, some 20 ms late; so a pod speaks for itself, and its slice speaks when the
+//! pod has been silent. Pure: the same facts give the same members in the same order.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::facts::{Endpoint, Pod, Service, ServicePort, Slice};
+use super::namespace::{Namespace, Seen};
+use crate::balance::backend::{Backend, BackendId, Lineage, Member, State, Weight};
+use crate::source::translate::{BackendSource, PortRef};
+
+/// A slice that changes within this time after its pod is taken for the pod's echo and must not turn its state back.
+const ECHO: Duration = Duration::from_secs(5);
+
+/// Stands between a pod's UID and the group where a second group selects the same pod. Not part of any UID, address or
+/// group name, nor of the short form of the seats in the status.
+const GROUP_MARK: char = '~';
+
+/// The pod's UID, or the address and port, within a backend's id.
+pub(super) fn bare_id(id: &BackendId) -> &str {
+    id.as_str().split(GROUP_MARK).next().unwrap_or_default()
+}
+
+/// Why a group's reference leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Problem {
+    ServiceNotFound { group: Arc<str>, service: Arc<str> },
+    PortNotFound { group: Arc<str>, service: Arc<str>, port: PortRef, known: String },
+    ExternalName { group: Arc<str>, service: Arc<str> },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ServiceNotFound { group, service } => {
+                write!(
+                    f,
+                    "backend {group}: there is no Service {service} in this namespace; create it or correct the name"
+                )
+            }
+            Self::PortNotFound { group, service, port, known } => {
+                write!(f, "backend {group}: Service {service} has no TCP port {port}; it has {known}")
+            }
+            Self::ExternalName { group, service } => write!(
+                f,
+                "backend {group}: Service {service} is an ExternalName and has no endpoints; list its addresses under endpoints"
+            ),
+        }
+    }
+}
+
+/// The members of a pool, by id, and what could not be resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Joined {
+    pub(super) members: Vec<Member>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Joins `groups` with what `namespace` knows. `before` are the earlier members, by id, whose backends are used again where nothing changed.
+pub(super) fn join(groups: &[BackendSource], namespace: &Namespace, before: &[Member]) -> Joined {
+    let mut joined = Joined::default();
+    let mut taken = HashSet::new();
+    for source in groups {
+        match source {
+            BackendSource::Endpoints { members, .. } => {
+                joined.members.extend(members.iter().cloned().map(|member| unique(member, &mut taken)));
+            }
+            BackendSource::Service { group, service, port } => match resolve(namespace, group, service, port)
+            {
+                Ok((service, port)) => {
+                    let found = Candidates::of(service, port, namespace).settle();
+                    let members = found.into_iter().map(|candidate| candidate.into_member(group, before));
+                    joined.members.extend(members.map(|member| unique(member, &mut taken)));
+                }
+                Err(problem) => joined.problems.push(problem),
+            },
+        }
+    }
+    joined.members.sort_by(|a, b| a.backend.id.cmp(&b.backend.id));
+    joined
+}
+
+fn resolve<'a>(
+    namespace: &'a Namespace,
+    group: &Arc<str>,
+    service: &Arc<str>,
+    port: &PortRef,
+) -> Result<(&'a Seen<Service>, &'a ServicePort), Problem> {
+    let (group, name) = (group.clone(), service.clone());
+    let Some(found) = namespace.services.get(service) else {
+        return Err(Problem::ServiceNotFound { group, service: name });
+    };
+    if found.facts.external_name {
+        return Err(Problem::ExternalName { group, service: name });
+    }
+    let wanted = |known: &&ServicePort| match port {
+        PortRef::Number(number) => known.port == *number,
+        PortRef::Name(name) => known.name == *name,
+    };
+    found.facts.ports.iter().find(wanted).map(|port| (found, port)).ok_or_else(|| Problem::PortNotFound {
+        group,
+        service: name,
+        port: port.clone(),
+        known: port_list(&found.facts),
+    })
+}
+
+fn port_list(service: &Service) -> String {
+    let one = |port: &ServicePort| match port.name.as_ref() {
+        "" => port.port.to_string(),
+        name => format!("{} ({name})", port.port),
+    };
+    let all: Vec<String> = service.ports.iter().map(one).collect();
+    if all.is_empty() { "none".into() } else { all.join(", ") }
+}
+
+/// Two groups may select the same pod; its id within the pool stays unique.
+fn unique(mut member: Member, taken: &mut HashSet<BackendId>) -> Member {
+    if !taken.insert(member.backend.id.clone()) {
+        let mut backend = Backend::clone(&member.backend);
+        backend.id = BackendId(format!("{}{GROUP_MARK}{}", backend.id, backend.group).into());
+        taken.insert(backend.id.clone());
+        member.backend = Arc::new(backend);
+    }
+    member
+}
+
+/// What slices and pods say of one port of one Service.
+struct Candidates<'a> {
+    service: &'a Seen<Service>,
+    port: &'a ServicePort,
+    namespace: &'a Namespace,
+    /// By pod UID, or by address where there is no pod.
+    heard: HashMap<Arc<str>, Heard<'a>>,
+}
+
+/// What the slices say of one endpoint.
+struct Heard<'a> {
+    endpoint: &'a Endpoint,
+    address: SocketAddr,
+    at: Instant,
+    slice: &'a Slice,
+}
+
+/// An endpoint with the verdict on it.
+struct Candidate {
+    id: Arc<str>,
+    name: Arc<str>,
+    address: SocketAddr,
+    state: State,
+    lineage: Lineage,
+}
+
+impl<'a> Candidates<'a> {
+    fn of(service: &'a Seen<Service>, port: &'a ServicePort, namespace: &'a Namespace) -> Self {
+        let mut candidates = Self { service, port, namespace, heard: HashMap::new() };
+        let facts = &service.facts;
+        for seen in namespace.slices.values() {
+            let slice = &seen.facts;
+            if slice.service != facts.key.name || slice.family != facts.family {
+                continue;
+            }
+            let Some((_, number)) = slice.ports.iter().find(|(name, _)| *name == port.name) else { continue };
+            for (endpoint, at) in slice.endpoints.iter().zip(&seen.endpoints_at) {
+                let address = SocketAddr::new(endpoint.address, *number);
+                candidates.hear(Heard { endpoint, address, at: *at, slice });
+            }
+        }
+        candidates
+    }
+
+    /// An endpoint may stand in two slices while it moves from one to the other: the latest word counts.
+    fn hear(&mut self, heard: Heard<'a>) {
+        let id = match &heard.endpoint.pod {
+            Some(pod) => pod.uid.clone(),
+            None => heard.address.to_string().into(),
+        };
+        let rank =
+            |heard: &Heard<'a>| (heard.at, goodness(heard.endpoint.state), heard.slice.key.name.clone());
+        match self.heard.get(&id) {
+            Some(known) if rank(known) >= rank(&heard) => {}
+            _ => drop(self.heard.insert(id, heard)),
+        }
+    }
+
+    fn settle(mut self) -> Vec<Candidate> {
+        let facts = &self.service.facts;
+        let mut settled = Vec::new();
+        if !facts.publish_not_ready && !facts.selector.is_empty() {
+            for pod in self.namespace.pods.values() {
+                let heard = self.heard.remove(&pod.facts.uid);
+                settled.extend(self.verdict(pod, heard));
+            }
+        }
+        let alone = std::mem::take(&mut self.heard);
+        settled.extend(alone.into_iter().filter_map(|(id, heard)| self.follow_slice(id, heard)));
+        settled
+    }
+
+    /// The pod's own word, unless the slice changed well after the pod last did: then it is the pod's watch that is late.
+    fn verdict(&self, pod: &Seen<Pod>, heard: Option<Heard<'a>>) -> Option<Candidate> {
+        let told_at = pod.at.max(self.service.at);
+        match heard {
+            Some(heard) if heard.at > told_at + ECHO => self.follow_slice(pod.facts.uid.clone(), heard),
+            _ => self.follow_pod(&pod.facts),
+        }
+    }
+
+    /// What the EndpointSlice controller will say of the pod: an address, the selector's labels, not finished, the port.
+    fn follow_pod(&self, pod: &Pod) -> Option<Candidate> {
+        let facts = &self.service.facts;
+        if pod.finished || !facts.selector.selects(&pod.labels) {
+            return None;
+        }
+        let ip = pod.ips.iter().find(|ip| facts.family.has(**ip))?;
+        Some(Candidate {
+            id: pod.uid.clone(),
+            name: pod.key.name.clone(),
+            address: SocketAddr::new(*ip, pod.port(&self.port.target)?),
+            state: pod.state(),
+            lineage: pod.lineage.clone(),
+        })
+    }
+
+    fn follow_slice(&self, id: Arc<str>, heard: Heard<'a>) -> Option<Candidate> {
+        if heard.endpoint.pod.is_some() && self.namespace.is_gone(&id) {
+            return None;
+        }
+        let name = match &heard.endpoint.pod {
+            Some(pod) => pod.name.clone(),
+            None => id.clone(),
+        };
+        let pod = self.namespace.pods.get(&name).filter(|pod| pod.facts.uid == id);
+        let lineage = pod.map(|pod| pod.facts.lineage.clone()).unwrap_or_default();
+        Some(Candidate { id, name, address: heard.address, state: heard.endpoint.state, lineage })
+    }
+}
+
+fn goodness(state: State) -> u8 {
+    match state {
+        State::Ready => 3,
+        State::Terminating { serving: true } => 2,
+        State::NotReady => 1,
+        State::Terminating { serving: false } => 0,
+    }
+}
+
+impl Candidate {
+    fn into_member(self, group: &Arc<str>, before: &[Member]) -> Member {
+        let id = BackendId(self.id);
+        let fresh = Backend { id, group: group.clone(), name: self.name, address: self.address };
+        let known = before.binary_search_by(|member| member.backend.id.cmp(&fresh.id)).ok();
+        let backend = match known.map(|at| &before[at].backend) {
+            Some(known) if **known == fresh => known.clone(),
+            _ => Arc::new(fresh),
+        };
+        Member { backend, weight: Weight::ONE, state: self.state, lineage: self.lineage }
+    }
+}

@@ -1,0 +1,203 @@
+//! Owns what a pool's status says: conditions, counts, table and seats, from what the controller knows.
+//! Pure, so that the same state is always told in the same words and nothing is written twice.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::index::PoolEntry;
+use super::join::Problem;
+use super::resource::seats_of;
+use crate::balance::pool::{Pool, Readiness};
+use crate::crd::LoadBalancerPoolStatus;
+use crate::crd::conditions::{self, ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS, reasons};
+use crate::crd::status::{EndpointCounts, TableStatus};
+use crate::handoff::BindState;
+use crate::source::programmer::Report;
+
+/// Mistakes told in one message; who has more of them corrects these first.
+const MISTAKES_TOLD: usize = 20;
+
+/// What is known of a pool when its status is written.
+pub(super) struct View<'a> {
+    pub(super) pool: &'a PoolEntry,
+    /// What the programmer made of it; `None` when no spec of it was ever in force.
+    pub(super) report: Option<&'a Report>,
+    /// The spec in force.
+    pub(super) serving: Option<&'a Pool>,
+    pub(super) ports: &'a BTreeMap<u16, BindState>,
+}
+
+/// A verdict: type, status, reason, message.
+struct Verdict {
+    kind: &'static str,
+    status: Status,
+    reason: &'static str,
+    message: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Holds,
+    Fails,
+    Unknown,
+}
+
+impl Verdict {
+    fn holds(kind: &'static str, message: String) -> Self {
+        Self { kind, status: Status::Holds, reason: kind, message }
+    }
+
+    fn fails(kind: &'static str, reason: &'static str, message: String) -> Self {
+        Self { kind, status: Status::Fails, reason, message }
+    }
+
+    fn unknown(kind: &'static str, reason: &'static str, message: String) -> Self {
+        Self { kind, status: Status::Unknown, reason, message }
+    }
+
+    fn condition(&self, generation: i64, now: &Time) -> Condition {
+        let generation = Some(generation);
+        let (kind, reason, message) = (self.kind, self.reason, &self.message);
+        match self.status {
+            Status::Holds => conditions::holds(kind, message, generation, now.clone()),
+            Status::Fails => conditions::fails(kind, reason, message, generation, now.clone()),
+            Status::Unknown => conditions::unknown(kind, reason, message, generation, now.clone()),
+        }
+    }
+}
+
+impl View<'_> {
+    /// The status to write. Conditions that `before` has keep their time of transition where their status stays.
+    pub(super) fn status(&self, before: &LoadBalancerPoolStatus, now: &Time) -> LoadBalancerPoolStatus {
+        let generation = self.pool.resource.generation;
+        let verdicts = [self.accepted(), self.resolved(), self.programmed()];
+        let ready = self.ready(&verdicts);
+        let mut status = LoadBalancerPoolStatus {
+            observed_generation: Some(generation),
+            conditions: before.conditions.clone(),
+            ..LoadBalancerPoolStatus::default()
+        };
+        for verdict in verdicts.iter().chain([&ready]) {
+            conditions::set(&mut status.conditions, verdict.condition(generation, now));
+        }
+        if let Some(report) = self.report {
+            status.endpoints = Some(EndpointCounts::new(report.total, report.ready, report.draining));
+            status.table = Some(TableStatus {
+                digest: format!("{:016x}", report.digest),
+                size: report.table_size,
+                bytes: report.table_bytes as u64,
+                seats: u32::try_from(report.seats).unwrap_or(u32::MAX),
+            });
+            status.set_seats(seats_of(&report.roster));
+        }
+        status
+    }
+
+    fn accepted(&self) -> Verdict {
+        match &self.pool.resource.wanted {
+            Ok(_) => Verdict::holds(ACCEPTED, "The spec makes sense.".into()),
+            Err(mistakes) => Verdict::fails(ACCEPTED, reasons::INVALID, self.with_fallback(&list(mistakes))),
+        }
+    }
+
+    fn resolved(&self) -> Verdict {
+        if self.pool.resource.wanted.is_err() {
+            return Verdict::unknown(RESOLVED_REFS, reasons::INVALID, "The spec is not accepted.".into());
+        }
+        match self.pool.problems.first() {
+            None => Verdict::holds(RESOLVED_REFS, "Every Service and port exists.".into()),
+            Some(first) => Verdict::fails(
+                RESOLVED_REFS,
+                reason_of(first),
+                self.with_fallback(&list(&self.pool.problems)),
+            ),
+        }
+    }
+
+    fn programmed(&self) -> Verdict {
+        let (Some(report), Some(pool)) = (self.report, self.serving) else {
+            return match self.pool.resource.wanted {
+                Ok(_) => Verdict::unknown(PROGRAMMED, reasons::PENDING, "The table is being built.".into()),
+                Err(_) => {
+                    Verdict::fails(PROGRAMMED, reasons::INVALID, "No spec of this pool was ever good.".into())
+                }
+            };
+        };
+        if let Some((port, holder)) = report.port_conflicts.first() {
+            let message = format!(
+                "Port {port} belongs to the older pool {holder}; choose another port or remove that pool."
+            );
+            return Verdict::fails(PROGRAMMED, reasons::PORT_CONFLICT, message);
+        }
+        let ports = pool.listeners.iter().map(|listener| listener.port);
+        let mut states = ports.map(|port| (port, self.ports.get(&port)));
+        match states.find(|(_, state)| *state != Some(&BindState::Bound)) {
+            Some((port, Some(BindState::Failed { reason }))) => {
+                Verdict::fails(PROGRAMMED, reasons::PORT_UNAVAILABLE, format!("Port {port}: {reason}"))
+            }
+            Some((port, _)) => {
+                Verdict::unknown(PROGRAMMED, reasons::PENDING, format!("Port {port} is being opened."))
+            }
+            None => Verdict::holds(PROGRAMMED, "The ports are open and the table is in use.".into()),
+        }
+    }
+
+    fn ready(&self, others: &[Verdict]) -> Verdict {
+        if let Some(missing) = others.iter().find(|verdict| verdict.status != Status::Holds) {
+            let word = if missing.status == Status::Fails { "False" } else { "Unknown" };
+            let message = format!("{} is {word}: {}", missing.kind, missing.message);
+            return match missing.status {
+                Status::Unknown if missing.reason == reasons::PENDING => {
+                    Verdict::unknown(READY, missing.reason, message)
+                }
+                _ => Verdict::fails(READY, missing.reason, message),
+            };
+        }
+        let (total, usable) = self.usable();
+        match (usable, total) {
+            (0, 0) => Verdict::fails(
+                READY,
+                reasons::NO_READY_ENDPOINTS,
+                "There are no endpoints; check that the Service's selector matches the labels of running pods.".into(),
+            ),
+            (0, _) => Verdict::fails(
+                READY,
+                reasons::NO_READY_ENDPOINTS,
+                format!("None of {total} endpoints is ready; check the pods' readiness probes."),
+            ),
+            _ => Verdict::holds(READY, format!("{usable} of {total} endpoints take requests.")),
+        }
+    }
+
+    /// All endpoints, and those that may be given requests.
+    fn usable(&self) -> (usize, usize) {
+        let Some(report) = self.report else { return (0, 0) };
+        let ignores = self.serving.is_some_and(|pool| pool.readiness == Readiness::Ignore);
+        (report.total, if ignores { report.total - report.draining } else { report.ready })
+    }
+
+    fn with_fallback(&self, message: &str) -> String {
+        match self.pool.serves_earlier_spec() {
+            true => format!("{message}. The last good spec stays in force."),
+            false => format!("{message}."),
+        }
+    }
+}
+
+fn reason_of(problem: &Problem) -> &'static str {
+    match problem {
+        Problem::ServiceNotFound { .. } => reasons::SERVICE_NOT_FOUND,
+        Problem::PortNotFound { .. } => reasons::PORT_NOT_FOUND,
+        Problem::ExternalName { .. } => reasons::UNSUPPORTED_SERVICE,
+    }
+}
+
+fn list<T: Display>(items: &[T]) -> String {
+    let told: Vec<String> = items.iter().take(MISTAKES_TOLD).map(ToString::to_string).collect();
+    match items.len().saturating_sub(MISTAKES_TOLD) {
+        0 => told.join("; "),
+        more => format!("{}; and {more} more", told.join("; ")),
+    }
+}

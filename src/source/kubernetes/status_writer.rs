@@ -1,0 +1,183 @@
+//! Owns the writing of statuses, by the lease holder alone. The latest status of a pool waits in one place until it
+//! may be written: at once after a quiet time, then at most five times a second, again after a failure, never twice.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::{Client, Resource};
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::balance::pool::PoolId;
+use crate::crd::{LoadBalancerPool, LoadBalancerPoolStatus};
+
+/// Owner of the status in server-side apply. The same on every replica: a new lease holder takes over from the last.
+const FIELD_MANAGER: &str = "guideway";
+/// Five writes a second for a pool: enough to follow a rollout by eye, little enough for a thousand pools.
+const BETWEEN_WRITES: Duration = Duration::from_millis(200);
+/// Longest wait between attempts to write a status again.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// Longest wait for the answer to one write.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Writes under way at a time.
+const AT_A_TIME: usize = 8;
+
+/// Where the controller leaves statuses. Holds at most one for each pool, so it is as bounded as the pools are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StatusQueue {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    pools: Mutex<BTreeMap<PoolId, Entry>>,
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// UID of the pool, so that a status never lands on a later pool of that name.
+    uid: Arc<str>,
+    /// What should stand there.
+    wanted: Option<Arc<LoadBalancerPoolStatus>>,
+    /// What stands there as far as we know.
+    standing: Arc<LoadBalancerPoolStatus>,
+    not_before: Option<Instant>,
+    failures: u32,
+}
+
+impl StatusQueue {
+    /// The status of a pool as the API server told it.
+    pub(super) fn observed(&self, id: &PoolId, uid: &Arc<str>, status: &Arc<LoadBalancerPoolStatus>) {
+        let mut pools = self.pools();
+        let entry = pools.entry(id.clone()).or_default();
+        (entry.uid, entry.standing) = (uid.clone(), status.clone());
+        if entry.is_due_ever() {
+            self.shared.filled.notify_one();
+        }
+    }
+
+    /// Computes what should stand there from what does, and leaves it to be written.
+    pub(super) fn write(
+        &self,
+        id: &PoolId,
+        status: impl FnOnce(&LoadBalancerPoolStatus) -> LoadBalancerPoolStatus,
+    ) {
+        let mut pools = self.pools();
+        let Some(entry) = pools.get_mut(id) else { return };
+        entry.wanted = Some(Arc::new(status(entry.wanted.as_ref().unwrap_or(&entry.standing))));
+        self.shared.filled.notify_one();
+    }
+
+    /// The pool is gone.
+    pub(super) fn forget(&self, id: &PoolId) {
+        self.pools().remove(id);
+    }
+
+    /// We hold the lease no more: others write.
+    pub(super) fn withdraw(&self) {
+        self.pools().values_mut().for_each(|entry| entry.wanted = None);
+    }
+
+    fn pools(&self) -> MutexGuard<'_, BTreeMap<PoolId, Entry>> {
+        // Nothing panics half way through a change of an entry.
+        self.shared.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes for ever what is left here.
+    pub(super) async fn run(self, client: Client) {
+        loop {
+            let now = Instant::now();
+            let (due, next) = self.due(now);
+            if !due.is_empty() {
+                let write = |(id, uid, status)| self.write_one(&client, id, uid, status);
+                futures::stream::iter(due).map(write).buffer_unordered(AT_A_TIME).collect::<()>().await;
+                continue;
+            }
+            let later = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.shared.filled.notified() => {}
+                () = later => {}
+            }
+        }
+    }
+
+    /// The statuses that may be written now, and when the next one may.
+    fn due(&self, now: Instant) -> (Vec<Due>, Option<Instant>) {
+        let pools = self.pools();
+        let waiting = || pools.iter().filter(|(_, entry)| entry.is_due_ever());
+        let is_now = |entry: &Entry| entry.not_before.is_none_or(|at| at <= now);
+        let due = waiting().filter(|(_, entry)| is_now(entry));
+        let due = due.filter_map(|(id, entry)| Some((id.clone(), entry.uid.clone(), entry.wanted.clone()?)));
+        (due.collect(), waiting().filter_map(|(_, entry)| entry.not_before).min())
+    }
+
+    async fn write_one(
+        &self,
+        client: &Client,
+        id: PoolId,
+        uid: Arc<str>,
+        status: Arc<LoadBalancerPoolStatus>,
+    ) {
+        let answer = timeout(ANSWER, patch(client, &id, &uid, &status)).await;
+        let mut pools = self.pools();
+        let Some(entry) = pools.get_mut(&id) else { return };
+        let now = Instant::now();
+        entry.not_before = Some(now + BETWEEN_WRITES);
+        match answer {
+            Ok(Ok(())) => {
+                (entry.standing, entry.failures) = (status, 0);
+            }
+            // Gone, or another pool of that name by now: the watch will tell.
+            Ok(Err(kube::Error::Api(refusal))) if matches!(refusal.code, 404 | 409) => entry.wanted = None,
+            Ok(Err(error)) => entry.failed(&id, &error, now),
+            Err(late) => entry.failed(&id, &late, now),
+        }
+    }
+}
+
+type Due = (PoolId, Arc<str>, Arc<LoadBalancerPoolStatus>);
+
+impl Entry {
+    /// There is something to write that does not stand there yet.
+    fn is_due_ever(&self) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| *wanted != self.standing)
+    }
+
+    fn failed(&mut self, id: &PoolId, error: &dyn std::error::Error, now: Instant) {
+        if self.failures == 0 {
+            tracing::warn!(namespace = %id.namespace, pool = %id.name, %error, "cannot write the status, trying again");
+        }
+        let wait = BETWEEN_WRITES.saturating_mul(1 << self.failures.min(10)).min(LONGEST_RETRY);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(now + wait);
+    }
+}
+
+async fn patch(
+    client: &Client,
+    id: &PoolId,
+    uid: &str,
+    status: &LoadBalancerPoolStatus,
+) -> Result<(), kube::Error> {
+    let kind = ApiResource::erase::<LoadBalancerPool>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &id.namespace, &kind);
+    let body = json!({
+        "apiVersion": LoadBalancerPool::api_version(&()),
+        "kind": LoadBalancerPool::kind(&()),
+        "metadata": { "name": &*id.name, "uid": uid },
+        "status": status,
+    });
+    api.patch_status(&id.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(body))
+        .await
+        .map(drop)
+}

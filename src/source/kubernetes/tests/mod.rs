@@ -1,0 +1,4 @@
+//! Owns the tests of the cluster as a source: objects go in, facts for the programmer come out.
+
+mod fixtures;
+mod index;
