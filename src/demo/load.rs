@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Request, Response, Uri, header};
@@ -89,6 +89,7 @@ pub struct Load {
 struct Run {
     plan: LoadPlan,
     started: Instant,
+    started_unix: Duration,
     ended: OnceLock<Instant>,
     turns: AtomicU64,
     tally: Mutex<Tally>,
@@ -111,6 +112,8 @@ impl Load {
     pub fn start(plan: LoadPlan, stop: CancellationToken) -> Self {
         let run = Arc::new(Run {
             started: Instant::now(),
+            // A clock before 1970 is none; the report then says 0.
+            started_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             ended: OnceLock::new(),
             turns: AtomicU64::new(0),
             tally: Mutex::new(Tally::new(plan.keys.get())),
@@ -131,7 +134,8 @@ impl Load {
         let running = !self.run.workers.is_empty();
         let elapsed = self.run.elapsed();
         let report = self.run.tally().report(elapsed, trails);
-        LoadReport { running, behind: self.run.behind(elapsed), ..report }
+        let started_unix_us = self.run.started_unix.as_micros() as u64;
+        LoadReport { running, started_unix_us, behind: self.run.behind(elapsed), ..report }
     }
 
     /// Quantiles since the last call.

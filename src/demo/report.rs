@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Failures kept with their details; the rest is only counted, so a dead target cannot fill the memory.
 const KEPT_FAILURES: usize = 200;
 /// Changes of backend kept per key; the rest is only counted.
-const KEPT_VISITS: usize = 64;
+const KEPT_VISITS: usize = 1024;
 /// Longest time a histogram tells apart from longer ones, in microseconds.
 const LONGEST_MICROS: u64 = 120_000_000;
 
@@ -20,6 +20,8 @@ const LONGEST_MICROS: u64 = 120_000_000;
 pub struct LoadReport {
     /// The run goes on.
     pub running: bool,
+    /// When the run began, microseconds since the UNIX epoch by the generator's clock.
+    pub started_unix_us: u64,
     /// Time since the run began, milliseconds.
     pub elapsed_ms: u64,
     /// Requests that got an answer with a 2xx status, whole.
@@ -79,8 +81,8 @@ pub struct Keys {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Visit {
-    /// Since the run began, milliseconds.
-    pub at_ms: u64,
+    /// When its first answer from there was whole, microseconds since the run began.
+    pub at_us: u64,
     /// Where it came to.
     pub backend: String,
 }
@@ -168,7 +170,7 @@ impl Tally {
         latency
     }
 
-    /// The report, without what only the run itself knows (`running`, `behind`).
+    /// The report, without what only the run itself knows (`running`, `behind`, `started_unix_us`).
     pub(super) fn report(&self, elapsed: Duration, trails: bool) -> LoadReport {
         LoadReport {
             elapsed_ms: elapsed.as_millis() as u64,
@@ -205,8 +207,8 @@ impl Tally {
     }
 
     fn named(&self, trail: &Trail) -> Vec<Visit> {
-        let visit = |(at_ms, backend): &(u64, usize)| Visit {
-            at_ms: *at_ms,
+        let visit = |(at_us, backend): &(u64, usize)| Visit {
+            at_us: *at_us,
             backend: self.backends[*backend].0.clone(),
         };
         trail.visits.iter().map(visit).collect()
@@ -226,7 +228,7 @@ impl Trail {
         self.changes += u32::from(self.last_backend.is_some());
         self.last_backend = Some(backend);
         if self.visits.len() < KEPT_VISITS {
-            self.visits.push((at.as_millis() as u64, backend));
+            self.visits.push((at.as_micros() as u64, backend));
         }
     }
 }
@@ -268,7 +270,7 @@ mod tests {
         assert_eq!(report.keys.moved, 1);
         assert_eq!(report.keys.changes, 2);
         assert_eq!(report.keys.most_changes, 2);
-        let visit = |at_ms, backend: &str| Visit { at_ms, backend: backend.to_owned() };
+        let visit = |at_ms: u64, backend: &str| Visit { at_us: at_ms * 1000, backend: backend.to_owned() };
         assert_eq!(report.keys.trails["key-0"], [visit(0, "a"), visit(4, "b"), visit(6, "a")]);
         assert_eq!(report.backends, BTreeMap::from([("a".to_owned(), 3), ("b".to_owned(), 2)]));
     }
