@@ -1,0 +1,100 @@
+//! Owns the list of scenarios.
+
+mod kill;
+mod outage;
+mod propagation;
+mod readiness;
+mod replicas;
+mod rollout;
+mod scale;
+mod serving;
+mod upgrade;
+mod validation;
+
+use std::time::Duration;
+
+use crate::runner::{Company, Scenario};
+
+macro_rules! scenario {
+    ($module:ident :: $name:ident, $company:ident, $seconds:literal, $says:literal) => {
+        Scenario {
+            name: stringify!($name),
+            says: $says,
+            company: Company::$company,
+            limit: Duration::from_secs($seconds),
+            run: |test| Box::pin($module::$name(test)),
+        }
+    };
+}
+
+/// All scenarios, in the order they begin.
+pub(crate) fn all() -> Vec<Scenario> {
+    vec![
+        scenario!(
+            rollout::rollout_keeps_keys,
+            Shared,
+            240,
+            "a rolling update of ten pods loses no request and moves no key more than once"
+        ),
+        scenario!(
+            serving::serves_a_pool,
+            Shared,
+            120,
+            "a pool serves from all its pods, keeps every key and passes bodies unchanged"
+        ),
+        scenario!(
+            readiness::follows_a_readiness_flip,
+            Shared,
+            120,
+            "a pod that is not ready gets nothing; when it is back, every key is where it was"
+        ),
+        scenario!(
+            validation::bad_pools_are_refused,
+            Shared,
+            60,
+            "the API server refuses pools that cannot work and says why"
+        ),
+        scenario!(
+            validation::a_bad_reference_disturbs_nobody,
+            Shared,
+            120,
+            "a reference to nothing shows in the conditions and leaves other pools alone"
+        ),
+        scenario!(
+            scale::scaling_moves_only_the_needed_share,
+            Shared,
+            180,
+            "new pods take only their share of the keys; pods that go give up only their own"
+        ),
+        scenario!(
+            replicas::two_replicas_agree,
+            Shared,
+            120,
+            "both replicas have the same table after every change"
+        ),
+        scenario!(
+            kill::a_killed_backend_costs_no_request,
+            Alone,
+            240,
+            "one of four backends is killed twenty times at 800 requests/s; no request is lost"
+        ),
+        scenario!(
+            propagation::readiness_spreads_within_50_ms,
+            Alone,
+            180,
+            "100 readiness flips: 99 of 100 reach the traffic of both replicas within 50 ms"
+        ),
+        scenario!(
+            upgrade::own_rollout_loses_no_request,
+            Alone,
+            180,
+            "Guideway's own rolling update at 500 requests/s on keep-alive connections loses none"
+        ),
+        scenario!(
+            outage::traffic_outlives_the_api_server,
+            Alone,
+            240,
+            "the API server stops for 60 s: traffic goes on, the age of the watch shows it, and it passes"
+        ),
+    ]
+}

@@ -1,0 +1,154 @@
+//! What cannot work is refused when it is applied; what only the cluster knows shows in conditions.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use guideway::crd::conditions::{ACCEPTED, READY, RESOLVED_REFS, reasons};
+use serde_json::{Value, json};
+
+use crate::fixture::Test;
+use crate::load::{self, Load, Plan};
+use crate::runner::Verdict;
+use crate::{pods, subject};
+
+/// A change that spoils a good pool, and what the API server has to say about it.
+struct Spoiled {
+    pointer: &'static str,
+    value: Value,
+    field: &'static str,
+    reason: &'static str,
+}
+
+pub(super) async fn bad_pools_are_refused(test: &Test) -> Result<Verdict> {
+    let spoiled = [
+        Spoiled {
+            pointer: "/spec/listeners/0/port",
+            value: json!(70_000),
+            field: "spec.listeners[0].port",
+            reason: "65535",
+        },
+        Spoiled {
+            pointer: "/spec/listeners",
+            value: json!([]),
+            field: "spec.listeners",
+            reason: "at least 1",
+        },
+        Spoiled {
+            pointer: "/spec/algorithm/tableSize",
+            value: json!(65_536),
+            field: "spec.algorithm.tableSize",
+            reason: "not a prime",
+        },
+        Spoiled {
+            pointer: "/spec/algorithm/type",
+            value: json!("Magic"),
+            field: "spec.algorithm.type",
+            reason: "Unsupported value",
+        },
+        Spoiled {
+            pointer: "/spec/algorithm/hashOn",
+            value: json!([{"type": "Header"}]),
+            field: "spec.algorithm.hashOn[0]",
+            reason: "need a name",
+        },
+        Spoiled {
+            pointer: "/spec/backends/0/weight",
+            value: json!(0),
+            field: "spec.backends",
+            reason: "weight above 0",
+        },
+        Spoiled {
+            pointer: "/spec/backends/0/endpoints",
+            value: json!([{"address": "192.0.2.1", "port": 80}]),
+            field: "spec.backends[0]",
+            reason: "exactly one of service and endpoints",
+        },
+        Spoiled {
+            pointer: "/spec/timeouts/connect",
+            value: json!("soon"),
+            field: "spec.timeouts.connect",
+            reason: "soon",
+        },
+    ];
+    let count = spoiled.len();
+    for case in spoiled {
+        let message = refusal(test, &case).await?;
+        for part in [case.field, case.reason] {
+            ensure!(
+                message.contains(part),
+                "{} = {}: {part:?} is not in: {message}",
+                case.pointer,
+                case.value
+            );
+        }
+    }
+    test.apply(good_pool(test)).await?;
+    test.note(format!(
+        "{count} bad pools refused, each with its field and the reason; the good one is accepted"
+    ));
+    Ok(Verdict::Passed)
+}
+
+fn good_pool(test: &Test) -> Value {
+    let mut pool = pods::pool(test, "web");
+    pool["metadata"]["namespace"] = json!(test.namespace);
+    pool["spec"]["timeouts"] = json!({"connect": "1s"});
+    pool["spec"]["algorithm"]["type"] = json!("Maglev");
+    pool
+}
+
+async fn refusal(test: &Test, case: &Spoiled) -> Result<String> {
+    let mut pool = good_pool(test);
+    let (parent, field) = case.pointer.rsplit_once('/').unwrap_or_default();
+    let Some(parent) = pool.pointer_mut(parent) else { bail!("no {parent} in {pool}") };
+    parent[field] = case.value.clone();
+    match test.cluster.apply(pool).await {
+        Err(kube::Error::Api(status)) if status.code == 422 => Ok(status.message.clone()),
+        Err(error) => bail!("{} = {}: refused in another way: {error}", case.pointer, case.value),
+        Ok(_) => bail!("{} = {} was accepted", case.pointer, case.value),
+    }
+}
+
+pub(super) async fn a_bad_reference_disturbs_nobody(test: &Test) -> Result<Verdict> {
+    pods::start(test, "web", 3).await?;
+    test.serve_pool(pods::pool(test, "web"), 3).await?;
+    let targets = subject::targets(&test.cluster, test.port).await?;
+    let load = Load::start(test, "load", Plan { targets, rate: 200, keys: 100, connections: 8 }).await?;
+    let digest = subject::agreed_digest(test, "web", Duration::from_secs(5)).await?;
+
+    let lost = json!([{"name": "all", "service": {"name": "nowhere", "port": 80}}]);
+    test.apply(pods::pool_on("lost", test.port + 1, &lost)).await?;
+    let condition = test.until_condition("lost", RESOLVED_REFS, "False").await?;
+    ensure!(
+        condition.reason == reasons::SERVICE_NOT_FOUND,
+        "reason {}: {}",
+        condition.reason,
+        condition.message
+    );
+    ensure!(
+        condition.message.contains("nowhere"),
+        "the message does not name the Service: {}",
+        condition.message
+    );
+    test.until_condition("lost", ACCEPTED, "True").await?;
+    test.until_condition("lost", READY, "False").await?;
+
+    let nameless = json!([{"name": "all", "service": {"name": "web", "port": "grpc"}}]);
+    test.apply(pods::pool_on("portless", test.port + 2, &nameless)).await?;
+    let condition = test.until_condition("portless", RESOLVED_REFS, "False").await?;
+    ensure!(
+        condition.reason == reasons::PORT_NOT_FOUND,
+        "reason {}: {}",
+        condition.reason,
+        condition.message
+    );
+
+    load.until_every_key_is_asked_again().await?;
+    let digest_after = subject::agreed_digest(test, "web", Duration::from_secs(5)).await?;
+    ensure!(digest == digest_after, "the good pool's table changed: {digest}, {digest_after}");
+    let report = load.stop().await?;
+    load::ensure_nothing_failed(&report)?;
+    ensure!(report.keys.moved == 0, "the good pool's keys moved: {}", load::shown(&report));
+    test.note(format!("{}: {}", condition.reason, condition.message));
+    Ok(Verdict::Passed)
+}
