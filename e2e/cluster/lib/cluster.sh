@@ -19,13 +19,23 @@ cluster_exists() {
     [ -n "$(node_containers --all)" ]
 }
 
-# Quick: what someone who types `up` twice waits for.
-cluster_healthy() {
+nodes_running() {
     local running
     running=$(node_containers)
-    [ -n "$running" ] && [ "$running" = "$(node_containers --all)" ] || return 1
-    [ -s "$KUBECONFIG" ] && [ -x "$STATE/bin/kubectl" ] || connect || return 1
-    [ "$(ready_nodes)" = "$(wc -l <<<"$running")" ]
+    [ -n "$running" ] && [ "$running" = "$(node_containers --all)" ]
+}
+
+# Whether `up` got to its end with this cluster, and did not die on the way.
+cluster_complete() {
+    nodes_running && docker exec "$CLUSTER-control-plane" test -e /kind/complete
+}
+
+# Quick: what someone who types `up` twice waits for.
+cluster_healthy() {
+    if [ ! -s "$KUBECONFIG" ] || [ ! -x "$STATE/bin/kubectl" ]; then
+        connect || return 1
+    fi
+    [ "$(ready_nodes)" = "$(node_containers | wc -l)" ]
 }
 
 ready_nodes() {
@@ -43,8 +53,7 @@ wait_healthy() {
     done
 }
 
-# node_image: a name that `kind create` can use, in NODE_IMAGE; and whether it is our own
-# build, in NODE_IMAGE_BUILT.
+# Sets NODE_IMAGE, for `kind create`, and NODE_IMAGE_BUILT: whether it was built here.
 choose_node_image() {
     NODE_IMAGE=${GUIDEWAY_E2E_NODE_IMAGE:-}
     NODE_IMAGE_BUILT=no
@@ -83,8 +92,17 @@ create_cluster() {
     say "creating a cluster with $nodes node(s) from $NODE_IMAGE"
     kind_config "$nodes" >"$STATE/kind.yaml"
     kind create cluster --name "$CLUSTER" --image "$NODE_IMAGE" --config "$STATE/kind.yaml" \
-        --kubeconfig "$KUBECONFIG" --retain ||
-        die "kind could not create the cluster; look into a node with 'docker exec', or run e2e/cluster/down and try again"
+        --kubeconfig "$KUBECONFIG" --retain || give_up "kind could not create the cluster"
+}
+
+# Shows what the nodes say, while they are still there.
+give_up() {
+    local node
+    for node in $(node_containers --all); do
+        say "last lines of $node:"
+        docker logs --tail 8 "$node" >&2 || true
+    done
+    die "$1; more is in /var/log of the nodes (docker --host ${DOCKER_HOST:-default} exec NODE …); e2e/cluster/up tries again from the start"
 }
 
 kind_config() {
@@ -126,13 +144,22 @@ connect() {
     docker cp "$CLUSTER-control-plane:/usr/bin/kubectl" "$STATE/bin/kubectl" >/dev/null
 }
 
-# Workloads may run on every node, as they may with one.
+# What kind leaves to its user. Done on every `up`: cheap, and mends what a test broke.
 finish_cluster() {
+    # Workloads may run on every node, as they may with one.
     kubectl taint nodes --all node-role.kubernetes.io/control-plane- >/dev/null 2>&1 || true
-    kubectl wait --for=condition=Ready nodes --all --timeout=120s --request-timeout=0 >/dev/null
-    kubectl --namespace kube-system rollout status --timeout=120s --request-timeout=0 \
-        daemonset/kube-proxy deployment/coredns >/dev/null
+    if ! wait_complete; then
+        kubectl get nodes,pods --all-namespaces --output wide >&2 || true
+        give_up "the cluster did not get ready"
+    fi
     [ "$ENGINE" = host ] || route_pods
+    docker exec "$CLUSTER-control-plane" touch /kind/complete
+}
+
+wait_complete() {
+    kubectl wait nodes --all --for=condition=Ready --timeout=120s --request-timeout=0 >/dev/null &&
+        kubectl --namespace kube-system rollout status --timeout=120s --request-timeout=0 \
+            daemonset/kube-proxy deployment/coredns >/dev/null
 }
 
 # The own network namespace is nobody else's, so it may know the way to pods and Services.
@@ -140,8 +167,12 @@ route_pods() {
     local name range address
     kubectl get nodes -o 'jsonpath={range .items[*]}{.metadata.name}|{.spec.podCIDR}|{.status.addresses[?(@.type=="InternalIP")].address}{"\n"}{end}' |
         while IFS='|' read -r name range address; do
-            as_root nsenter --net="/proc/$(own_engine_pid)/ns/net" -- ip route replace "$range" via "$address"
-            [ "$name" != "$CLUSTER-control-plane" ] ||
-                as_root nsenter --net="/proc/$(own_engine_pid)/ns/net" -- ip route replace 10.96.0.0/16 via "$address"
+            add_route "$range" "$address"
+            # kind's range of Service addresses; any node's kube-proxy would do.
+            [ "$name" != "$CLUSTER-control-plane" ] || add_route 10.96.0.0/16 "$address"
         done
+}
+
+add_route() {
+    as_root nsenter --net="/proc/$(own_engine_pid)/ns/net" -- ip route replace "$1" via "$2"
 }

@@ -45,6 +45,7 @@ build_debian() {
         die "debootstrap failed; the whole log is in $log"
     }
     mv "$out.new" "$out"
+    keep_newest "$CACHE" "debian-*"
     say "made the nodes' Debian in $((SECONDS - started)) s"
 }
 
@@ -63,6 +64,7 @@ $(node_image_name) /usr/local/bin/entrypoint $(debian_dir)/debian.tar $work/node
 EOF
     mv "$work/image.tar" "$archive"
     rm -rf "$work"
+    keep_newest "$CACHE" "node-image-*.tar"
     say "assembled the node image in $((SECONDS - started)) s"
 }
 

@@ -62,3 +62,11 @@ hash_of() {
         find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
     ) | sha256sum | cut -c1-16
 }
+
+# keep_newest FOLDER PATTERN: deletes all but two versions of a cached thing; two,
+# because two checkouts may take turns.
+keep_newest() {
+    local -a found
+    mapfile -t found < <(find "$1" -maxdepth 1 -name "$2" -printf '%T@ %p\n' | sort -rn | cut -d' ' -f2-)
+    as_root rm -rf -- "${found[@]:2}"
+}

@@ -1,11 +1,13 @@
 # shellcheck shell=bash
 # Builds the programs pinned in modules/ and keeps them in the cache.
 
+# Of all that determines a module's programs.
 module_key() {
     local module=$1
     {
-        hash_of "modules/$module" lib/tools.sh
-        echo "$KUBERNETES_VERSION $(go env GOVERSION GOARCH)"
+        hash_of "modules/$module"
+        linker_flags "$module"
+        go env GOVERSION GOARCH
     } | sha256sum | cut -c1-16
 }
 
@@ -50,6 +52,7 @@ build_module() {
             go build -trimpath -ldflags "$(linker_flags "$module")" -o "$out.new/" "$target"
     ) || die "go could not build $module; see its messages above"
     mv "$out.new" "$out"
+    keep_newest "$CACHE/tools" "$module-*"
     say "built $module in $((SECONDS - started)) s"
 }
 
