@@ -133,8 +133,9 @@ EOF
     [ "$NODE_IMAGE_BUILT" = no ] || echo "  cgroupDriver: cgroupfs"
 }
 
-# Everything a command outside the cluster needs; cheap, so done again rather than checked.
+# Everything a command outside the cluster needs.
 connect() {
+    build_modules kind
     mkdir -p "$STATE/bin"
     kind get kubeconfig --name "$CLUSTER" >"$KUBECONFIG.new" || return
     chmod 600 "$KUBECONFIG.new"
@@ -144,7 +145,7 @@ connect() {
     docker cp "$CLUSTER-control-plane:/usr/bin/kubectl" "$STATE/bin/kubectl" >/dev/null
 }
 
-# What kind leaves to its user. Done on every `up`: cheap, and mends what a test broke.
+# What kind leaves to its user.
 finish_cluster() {
     # Workloads may run on every node, as they may with one.
     kubectl taint nodes --all node-role.kubernetes.io/control-plane- >/dev/null 2>&1 || true
