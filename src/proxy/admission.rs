@@ -1,0 +1,117 @@
+//! Owns the count of client connections, in all and by address: the one thing besides the snapshot
+//! that workers share. It is touched when a connection opens or closes, never for a request.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::limits::Limits;
+use crate::balance::hash;
+use crate::metrics::Refusal;
+
+/// Locks over the counts by address, so that workers that accept at once rarely meet.
+const SHARDS: usize = 16;
+
+/// The counts of the process.
+#[derive(Debug)]
+pub(super) struct Admission {
+    most: usize,
+    most_per_client: usize,
+    open: AtomicUsize,
+    by_client: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
+}
+
+/// A connection that is counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    admission: Arc<Admission>,
+    client: IpAddr,
+}
+
+impl Admission {
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            most: limits.connections,
+            most_per_client: limits.connections_per_client,
+            open: AtomicUsize::new(0),
+            by_client: Default::default(),
+        })
+    }
+
+    /// Counts a new connection of `client`, or says which limit it meets.
+    pub(super) fn enter(self: &Arc<Self>, client: IpAddr) -> Result<Ticket, Refusal> {
+        if self.open.fetch_add(1, Relaxed) >= self.most {
+            self.open.fetch_sub(1, Relaxed);
+            return Err(Refusal::Total);
+        }
+        let mut shard = self.shard(client);
+        let count = shard.entry(client).or_default();
+        if *count >= self.most_per_client {
+            self.open.fetch_sub(1, Relaxed);
+            return Err(Refusal::Client);
+        }
+        *count += 1;
+        Ok(Ticket { admission: self.clone(), client })
+    }
+
+    /// Counts cannot be left half changed, so a poisoned shard is as good as any.
+    fn shard(&self, client: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        let number = match client {
+            IpAddr::V4(v4) => u64::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits() as u64 ^ (v6.to_bits() >> 64) as u64,
+        };
+        let shard = hash::mix(number, 0) as usize % SHARDS;
+        self.by_client[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.admission.open.fetch_sub(1, Relaxed);
+        let mut shard = self.admission.shard(self.client);
+        if let Some(count) = shard.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                shard.remove(&self.client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(most: usize, most_per_client: usize) -> Arc<Admission> {
+        let limits = Limits {
+            connections: most,
+            connections_per_client: most_per_client,
+            ..Limits::for_descriptors(100)
+        };
+        Admission::new(&limits)
+    }
+
+    const ADA: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const BOB: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    #[test]
+    fn one_client_cannot_take_all_connections() {
+        let admission = admission(3, 2);
+        let _first = admission.enter(ADA).unwrap();
+        let second = admission.enter(ADA).unwrap();
+        assert_eq!(admission.enter(ADA).unwrap_err(), Refusal::Client);
+        let _other = admission.enter(BOB).unwrap();
+        assert_eq!(admission.enter(BOB).unwrap_err(), Refusal::Total);
+        drop(second);
+        assert!(admission.enter(ADA).is_ok());
+    }
+
+    #[test]
+    fn clients_that_left_leave_nothing_behind() {
+        let admission = admission(3, 3);
+        drop(admission.enter(ADA).unwrap());
+        assert_eq!(admission.open.load(Relaxed), 0);
+        assert!(admission.by_client.iter().all(|shard| shard.lock().unwrap().is_empty()));
+    }
+}

@@ -1,0 +1,123 @@
+//! Owns every limit of the traffic side, each with its reason. A queue, buffer, wait or retry that is
+//! not bounded here does not belong into the proxy.
+
+use std::time::Duration;
+
+/// Bytes of a request's or response's head. Every server we know refuses longer ones or is near it.
+pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// Fields in a head. It is also hyper's own default, which keeps its parser off the heap.
+pub(super) const MAX_HEADER_FIELDS: usize = 100;
+
+/// Bytes that one connection may hold in a buffer in one direction; a slow reader costs no more.
+pub(super) const BUFFER_BYTES: usize = 64 * 1024;
+
+/// What a read from a backend asks for at first; most answers fit, and it doubles when they do not.
+pub(super) const FIRST_READ_BYTES: usize = 8 * 1024;
+
+/// Bytes in front of the data of a chunked body (sizes, extensions) and behind it (trailers).
+pub(super) const MAX_CHUNK_OVERHEAD: usize = 16 * 1024;
+
+/// Tries of one request, the first included. More would multiply an overload.
+pub(super) const MAX_TRIES: usize = 3;
+
+/// Candidates looked at to find one that did not just refuse a connection.
+pub(super) const MAX_CANDIDATES_SEEN: usize = 16;
+
+/// Unused connections kept for one backend on one worker thread.
+pub(super) const MAX_IDLE_PER_BACKEND: usize = 64;
+
+/// Waiting connections the kernel keeps for one listener; the kernel cuts it to `net.core.somaxconn`.
+pub(super) const ACCEPT_BACKLOG: i32 = 4096;
+
+/// Grain of all waits that have no timer of their own: a worker looks at its connections this often.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// How long a backend that refused a connection is tried last. Long enough that a dead backend costs
+/// a handful of requests a failed connect, short enough that a restarted one is found at once.
+pub(super) const REFUSAL_MEMORY: Duration = Duration::from_secs(1);
+
+/// How long accepting pauses when the process has no file descriptor left.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a listener that refuses newcomers still accepts those whose handshake was under way.
+pub(super) const LISTENER_LINGER: Duration = Duration::from_millis(150);
+
+/// How often a port that could not be bound is tried again.
+pub(super) const BIND_RETRY: Duration = Duration::from_secs(2);
+
+/// Limits that a deployment or a test may want to differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections of the process.
+    pub connections: usize,
+    /// Client connections of one address, so that one client cannot take all.
+    pub connections_per_client: usize,
+    /// How long a client may stay connected without sending a request. Above the 60 s that other
+    /// balancers keep idle connections for, so that they close first.
+    pub idle: Duration,
+    /// From the first byte of a request's head to its last.
+    pub head: Duration,
+    /// How long a body may stand still in either direction.
+    pub body_idle: Duration,
+    /// How long a client that has shut down its sending side waits for the response's head. A client
+    /// that is gone looks the same, so its request is given up after this.
+    pub half_close: Duration,
+    /// How long we read on after refusing the rest of a request, so that the client sees our answer
+    /// and not a reset.
+    pub linger: Duration,
+    /// How long an unused connection to a backend is kept. Below the 5 s after which Node, Apache and
+    /// uvicorn close theirs: a request that meets such a close is lost if it may not be repeated.
+    pub upstream_idle: Duration,
+    /// While draining, how long an idle client connection is kept for the request that may be on its
+    /// way. Every answer then says `Connection: close`, so busy clients are gone sooner.
+    pub drain_idle: Duration,
+}
+
+impl Limits {
+    /// The limits of a process that may open `descriptors` files.
+    ///
+    /// A request needs two descriptors, one on either side, so clients get 45 % of them and the rest
+    /// is for backends, listeners and the API server.
+    pub fn for_descriptors(descriptors: u64) -> Self {
+        let share = descriptors.saturating_mul(45) / 100;
+        let connections = usize::try_from(share).unwrap_or(usize::MAX).max(1);
+        Self {
+            connections,
+            connections_per_client: (connections / 2).max(1),
+            idle: Duration::from_secs(75),
+            head: Duration::from_secs(10),
+            body_idle: Duration::from_secs(60),
+            half_close: Duration::from_secs(1),
+            linger: Duration::from_secs(2),
+            upstream_idle: Duration::from_secs(4),
+            drain_idle: Duration::from_secs(8),
+        }
+    }
+
+    /// The limits of this process as it runs, after raising its soft limit of open files to the hard one.
+    pub fn of_this_process() -> Self {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        let in_force = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { limit };
+        Self::for_descriptors(in_force.current.unwrap_or(u64::from(u32::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_get_less_than_half_of_the_descriptors() {
+        let limits = Limits::for_descriptors(20_000);
+        assert_eq!((limits.connections, limits.connections_per_client), (9_000, 4_500));
+    }
+
+    #[test]
+    fn the_smallest_process_still_serves_somebody() {
+        let limits = Limits::for_descriptors(1);
+        assert_eq!((limits.connections, limits.connections_per_client), (1, 1));
+    }
+}

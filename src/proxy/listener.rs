@@ -1,0 +1,163 @@
+//! Owns the sockets that clients connect to: one for each worker and port, opened and closed as pools
+//! come and go, without disturbing a port that stays. It alone says which ports are bound.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::limits::{ACCEPT_BACKLOG, BIND_RETRY};
+use super::worker::Command;
+use crate::handoff::{BindState, BindingsWriter, Reader};
+use crate::readiness::Latch;
+
+/// Keeps the listeners in step with the snapshot.
+pub(super) struct Binder {
+    pub(super) reader: Reader,
+    /// The address to bind; all addresses when absent.
+    pub(super) address: Option<IpAddr>,
+    pub(super) workers: Vec<mpsc::UnboundedSender<Command>>,
+    pub(super) bindings: BindingsWriter,
+    /// Released when every port of the first list is bound or known to fail.
+    pub(super) bound: Option<Latch>,
+}
+
+impl Binder {
+    /// Works until `stop` resolves or nobody publishes any more; the listeners stay as they are then.
+    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+        let mut states = BTreeMap::new();
+        loop {
+            let published = self.reader.load().generation > 0;
+            self.step(&mut states).await;
+            self.bindings.report(states.clone());
+            if published && let Some(bound) = self.bound.take() {
+                bound.release();
+            }
+            let failed = states.values().any(|state| *state != BindState::Bound);
+            tokio::select! {
+                _ = &mut stop => return,
+                changed = self.reader.changed() => if !changed { return },
+                () = sleep(BIND_RETRY), if failed => {}
+            }
+        }
+    }
+
+    async fn step(&self, states: &mut BTreeMap<u16, BindState>) {
+        let wanted: BTreeSet<u16> = self.reader.load().ports().collect();
+        let unwanted: Vec<u16> = states.keys().filter(|port| !wanted.contains(port)).copied().collect();
+        for port in unwanted {
+            if states.remove(&port) == Some(BindState::Bound) {
+                self.close(port).await;
+                tracing::info!(port, "closed a port that no pool asks for any more");
+            }
+        }
+        for port in wanted {
+            if states.get(&port) != Some(&BindState::Bound) {
+                let state = self.open(port);
+                self.log(port, states.get(&port), &state);
+                states.insert(port, state);
+            }
+        }
+    }
+
+    fn open(&self, port: u16) -> BindState {
+        match listeners(self.address, port, self.workers.len()) {
+            Ok(listeners) => {
+                for (worker, listener) in self.workers.iter().zip(listeners) {
+                    // A worker that is gone ends the process elsewhere.
+                    let _ = worker.send(Command::Listen(port, listener));
+                }
+                BindState::Bound
+            }
+            Err(error) => BindState::Failed { reason: reason(port, &error).into() },
+        }
+    }
+
+    async fn close(&self, port: u16) {
+        let closing = self.workers.iter().map(|worker| {
+            let (done, closed) = oneshot::channel();
+            // A worker that is gone has no listener either.
+            let _ = worker.send(Command::Close(port, done));
+            closed
+        });
+        for closed in closing.collect::<Vec<_>>() {
+            let _ = closed.await;
+        }
+    }
+
+    fn log(&self, port: u16, before: Option<&BindState>, state: &BindState) {
+        match state {
+            BindState::Bound => tracing::info!(port, "listening"),
+            BindState::Failed { reason } if before != Some(state) => {
+                tracing::warn!(port, %reason, "cannot listen")
+            }
+            BindState::Failed { .. } => {}
+        }
+    }
+}
+
+/// Keeps new connections out of a listener that is about to close, and lets those in whose handshake is
+/// under way: drops every segment that opens a connection. Its sender tries again after a second, when
+/// the socket is gone and says so, or another process has the port.
+pub(super) fn keep_newcomers_out(listener: &tokio::net::TcpListener) -> io::Result<()> {
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_IF_SET: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    const TCP_FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    SockRef::from(listener).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, TCP_FLAGS),
+        SockFilter::new(JUMP_IF_SET, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ])
+}
+
+/// One listener for each worker, or none at all.
+fn listeners(address: Option<IpAddr>, port: u16, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let address = match address {
+        Some(address) => SocketAddr::new(address, port),
+        None if has_ipv6() => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
+        None => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+    };
+    // Sharing a port among our own workers would also share it with any other program of the same
+    // user that does the same. So the port is tried for ourselves alone first.
+    drop(listening(address, false)?);
+    (0..workers).map(|_| listening(address, true)).collect()
+}
+
+fn listening(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    // Connections of a process that ended may linger on the port; they do not own it.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(ACCEPT_BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn has_ipv6() -> bool {
+    Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))
+        .and_then(|socket| socket.bind(&SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0).into()))
+        .is_ok()
+}
+
+fn reason(port: u16, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("port {port} is in use by another program; stop it or choose another port")
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "port {port} may not be opened without privileges; choose one above 1023 or grant CAP_NET_BIND_SERVICE"
+        ),
+        io::ErrorKind::AddrNotAvailable => format!("the bind address is not one of this machine's: {error}"),
+        _ => format!("port {port} cannot be opened: {error}"),
+    }
+}

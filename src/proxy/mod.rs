@@ -1,0 +1,169 @@
+//! Owns the traffic: HTTP/1.1 in from clients, routed by the snapshot, out to backends, and back.
+//! Each worker thread is a proxy of its own; what they share is the snapshot and a count of connections.
+
+mod admission;
+mod body;
+mod client;
+mod connection;
+mod filter;
+mod headers;
+mod limits;
+mod listener;
+mod rescue;
+mod service;
+mod upstream;
+mod view;
+mod worker;
+
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use admission::Admission;
+use listener::Binder;
+use worker::{Command, Worker};
+
+use crate::handoff::{BindingsWriter, Reader};
+use crate::metrics::TrafficMeters;
+use crate::readiness::Latch;
+
+pub use limits::Limits;
+pub use rescue::{ProxyError, REASON_HEADER, Side};
+
+/// How the proxy is to run.
+#[derive(Clone, Debug)]
+pub struct ProxyOptions {
+    /// Threads that carry traffic.
+    pub workers: NonZeroUsize,
+    /// The address to listen on; all addresses, IPv6 and IPv4, when absent.
+    pub address: Option<IpAddr>,
+    /// Limits of connections and waits.
+    pub limits: Limits,
+}
+
+impl Default for ProxyOptions {
+    /// One worker for each core we may use, on all addresses.
+    fn default() -> Self {
+        let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Self { workers, address: None, limits: Limits::of_this_process() }
+    }
+}
+
+/// A worker thread ended that should not have: a defect, after which the process must not go on as if
+/// it served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a worker thread of the proxy ended unexpectedly; the log above says where it panicked")]
+pub struct WorkerLost;
+
+/// The proxy as it starts.
+#[derive(Debug)]
+pub struct Proxy;
+
+impl Proxy {
+    /// Starts the workers and begins to follow the snapshot. `bound` is released once every port of the
+    /// first published snapshot is bound or known to fail. To be called within a tokio runtime, which
+    /// carries no traffic.
+    pub fn start(
+        options: ProxyOptions,
+        reader: Reader,
+        bindings: BindingsWriter,
+        meters: &Arc<TrafficMeters>,
+        bound: Latch,
+    ) -> io::Result<ProxyHandle> {
+        let admission = Admission::new(&options.limits);
+        let (mut workers, mut ends) = (Vec::new(), JoinSet::new());
+        for number in 0..options.workers.get() {
+            let worker = (reader.clone(), options.limits.clone(), admission.clone(), meters.clone());
+            let (commands, ended) = spawn_worker(number, worker)?;
+            workers.push(commands);
+            ends.spawn(ended);
+        }
+        let (stop, stopped) = oneshot::channel();
+        let binder = Binder {
+            reader,
+            address: options.address,
+            workers: workers.clone(),
+            bindings,
+            bound: Some(bound),
+        };
+        let binder = tokio::spawn(binder.run(stopped));
+        Ok(ProxyHandle { workers, ends, binder, stop })
+    }
+}
+
+/// The proxy as it runs. Dropping it ends the workers without draining.
+#[derive(Debug)]
+pub struct ProxyHandle {
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+    ends: JoinSet<Result<(), oneshot::error::RecvError>>,
+    binder: tokio::task::JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+}
+
+impl ProxyHandle {
+    /// Returns only if a worker thread is lost.
+    pub async fn failed(&mut self) -> WorkerLost {
+        tokio::select! {
+            _ = self.ends.join_next() => WorkerLost,
+            // It ends by itself only when nobody publishes any more, which is no failure of ours.
+            Err(_) = &mut self.binder => WorkerLost,
+        }
+    }
+
+    /// Stops accepting, answers what is under way with `Connection: close` and ends the workers, within
+    /// `deadline`. How many client connections had to be cut.
+    pub async fn drain(mut self, deadline: Duration) -> usize {
+        // The binder may have ended, then it opens no port either.
+        let _ = self.stop.send(());
+        let _ = (&mut self.binder).await;
+        let draining = self.workers.iter().map(|worker| {
+            let (done, cut) = oneshot::channel();
+            // A worker that is gone has nothing to drain.
+            let _ = worker.send(Command::Drain(deadline, done));
+            cut
+        });
+        let mut total = 0;
+        for cut in draining.collect::<Vec<_>>() {
+            total += cut.await.unwrap_or(0);
+        }
+        while self.ends.join_next().await.is_some() {}
+        total
+    }
+}
+
+type Ended = oneshot::Receiver<()>;
+
+/// A thread with a runtime of its own. The receiver resolves when the thread has ended, however it did.
+fn spawn_worker(
+    number: usize,
+    (reader, limits, admission, meters): (Reader, Limits, Arc<Admission>, Arc<TrafficMeters>),
+) -> io::Result<(mpsc::UnboundedSender<Command>, Ended)> {
+    let runtime = Builder::new_current_thread();
+    let (commands, received) = mpsc::unbounded_channel();
+    let (ending, ended) = oneshot::channel();
+    thread::Builder::new().name(format!("guideway-worker-{number}")).spawn(move || {
+        // Dropped last, also when the thread unwinds.
+        let _ending = ending;
+        run_worker(runtime, received, || Worker::new(reader, limits, admission, meters));
+    })?;
+    Ok((commands, ended))
+}
+
+fn run_worker(
+    mut runtime: Builder,
+    commands: mpsc::UnboundedReceiver<Command>,
+    worker: impl FnOnce() -> Worker,
+) {
+    match runtime.enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => runtime.block_on(Rc::new(worker()).run(commands)),
+        Err(error) => tracing::error!(%error, "a worker thread cannot start; raise the limit of open files"),
+    }
+}

@@ -1,0 +1,178 @@
+//! Owns what a client is told when no backend's own answer reaches it: one closed list of errors,
+//! each with whose side it is on, its status and the label it is counted under.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+
+use super::body::ProxyBody;
+use crate::metrics::RescueReason;
+
+/// The header that says why Guideway answered itself; its value is the `reason` of `guideway_rescued_total`.
+pub const REASON_HEADER: HeaderName = HeaderName::from_static("x-guideway-reason");
+
+/// Methods named to a client that used CONNECT or TRACE (RFC 9110 section 15.5.6 asks for a list).
+const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client's request or behaviour.
+    Client,
+    /// The backend's.
+    Upstream,
+    /// Ours, or that of the configuration.
+    Guideway,
+}
+
+/// Why a request did not get a backend's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyError {
+    /// The request breaks a rule; the text says which.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    /// CONNECT or TRACE.
+    #[error("this method is not allowed here")]
+    MethodNotAllowed,
+    /// A transfer coding other than one `chunked`.
+    #[error("only the transfer coding \"chunked\" is understood")]
+    NotImplemented,
+    /// `Expect` with something else than `100-continue`.
+    #[error("only \"100-continue\" can be expected")]
+    ExpectationFailed,
+    /// The client stopped in the middle of its request.
+    #[error("the request did not arrive in time")]
+    ClientStalled,
+    /// The client broke off or garbled its request's body.
+    #[error("the request's body is broken")]
+    BadBody,
+    /// No pool answers on the port any more.
+    #[error("no pool answers on this port")]
+    NoPool,
+    /// The pool has no backend that may answer.
+    #[error("no backend is ready")]
+    NoBackend,
+    /// No candidate accepted a connection.
+    #[error("no backend accepted a connection")]
+    ConnectFailed,
+    /// The backend closed the connection before it answered.
+    #[error("the backend closed the connection without an answer")]
+    Lost,
+    /// The backend's answer is not valid HTTP.
+    #[error("the backend's answer is not valid HTTP")]
+    BadResponse,
+    /// The backend did not answer within the pool's request timeout.
+    #[error("the backend did not answer in time")]
+    Timeout,
+    /// The backend left the pool and its drain timeout is over.
+    #[error("the backend left before it answered")]
+    Drained,
+}
+
+impl ProxyError {
+    /// Whose side it is on.
+    pub fn side(self) -> Side {
+        match self {
+            Self::BadRequest(_)
+            | Self::MethodNotAllowed
+            | Self::NotImplemented
+            | Self::ExpectationFailed
+            | Self::ClientStalled
+            | Self::BadBody => Side::Client,
+            Self::ConnectFailed | Self::Lost | Self::BadResponse | Self::Timeout | Self::Drained => {
+                Side::Upstream
+            }
+            Self::NoPool | Self::NoBackend => Side::Guideway,
+        }
+    }
+
+    /// Whether the same request may succeed a moment later.
+    pub fn retryable(self) -> bool {
+        match self {
+            Self::NoPool
+            | Self::NoBackend
+            | Self::ConnectFailed
+            | Self::Lost
+            | Self::Timeout
+            | Self::Drained => true,
+            Self::BadRequest(_)
+            | Self::MethodNotAllowed
+            | Self::NotImplemented
+            | Self::ExpectationFailed
+            | Self::ClientStalled
+            | Self::BadBody
+            | Self::BadResponse => false,
+        }
+    }
+
+    /// The status a client sees.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::ClientStalled => StatusCode::REQUEST_TIMEOUT,
+            Self::NoPool | Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectFailed | Self::Lost | Self::BadResponse => StatusCode::BAD_GATEWAY,
+            Self::Timeout | Self::Drained => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The label it is counted under.
+    pub fn reason(self) -> RescueReason {
+        match self {
+            Self::BadRequest(_) | Self::BadBody => RescueReason::BadRequest,
+            Self::MethodNotAllowed => RescueReason::MethodNotAllowed,
+            Self::NotImplemented => RescueReason::NotImplemented,
+            Self::ExpectationFailed => RescueReason::ExpectationFailed,
+            Self::ClientStalled => RescueReason::ClientStalled,
+            Self::NoPool => RescueReason::NoPool,
+            Self::NoBackend => RescueReason::NoBackend,
+            Self::ConnectFailed => RescueReason::ConnectFailed,
+            Self::Lost => RescueReason::Lost,
+            Self::BadResponse => RescueReason::BadResponse,
+            Self::Timeout => RescueReason::Timeout,
+            Self::Drained => RescueReason::Drained,
+        }
+    }
+
+    /// The answer in the place of the backend's.
+    pub(super) fn response(self) -> Response<ProxyBody> {
+        let mut response = Response::new(ProxyBody::text(Bytes::from(format!("{self}\n"))));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(REASON_HEADER, HeaderValue::from_static(self.reason().label()));
+        if self == Self::MethodNotAllowed {
+            headers.insert(ALLOW, ALLOWED_METHODS);
+        }
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_why_it_is_ours_and_when_to_come_back() {
+        let response = ProxyError::NoBackend.response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["x-guideway-reason"], "no_backend");
+        assert_eq!(response.headers()["retry-after"], "1");
+    }
+
+    #[test]
+    fn only_the_clients_faults_have_a_status_below_500() {
+        for error in [ProxyError::BadRequest("x"), ProxyError::ClientStalled, ProxyError::BadBody] {
+            assert_eq!((error.side(), error.status().is_client_error()), (Side::Client, true));
+        }
+        for error in [ProxyError::Lost, ProxyError::NoBackend, ProxyError::Timeout, ProxyError::BadResponse] {
+            assert!(error.side() != Side::Client && error.status().is_server_error());
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Owns the connections to the backends of one worker thread: those that rest, kept for the next
+//! request, and the memory of who just refused one. Nothing here is shared between threads.
+
+mod codec;
+mod connection;
+mod decoder;
+mod upload;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::limits::{MAX_IDLE_PER_BACKEND, REFUSAL_MEMORY};
+use crate::balance::backend::{Backend, BackendId, State};
+use crate::balance::snapshot::PoolSnapshot;
+use crate::metrics::RetryReason;
+
+pub(super) use connection::{Fault, Upstream};
+pub(super) use upload::Framing;
+
+/// A connection in use: its exchange is driven from the request's future and from the response's body.
+pub(super) type Shared = Rc<RefCell<Upstream>>;
+
+/// Identity and address together: a new pod at an old address must not inherit its connections.
+type Key = (BackendId, SocketAddr);
+
+/// The backends of one pool, as far as requests went to them.
+#[derive(Debug, Default)]
+pub(super) struct Backends {
+    slots: RefCell<HashMap<Key, Rc<Slot>>>,
+    /// The pool's, as last seen.
+    drain_timeout: Cell<Duration>,
+}
+
+/// One backend.
+#[derive(Debug)]
+pub(super) struct Slot {
+    backend: Arc<Backend>,
+    resting: RefCell<Vec<Resting>>,
+    refused_at: Cell<Option<Instant>>,
+    /// Since when it is on its way out, and how long its requests may go on.
+    leaving: Cell<Option<(Instant, Duration)>>,
+}
+
+#[derive(Debug)]
+struct Resting {
+    upstream: Shared,
+    since: Instant,
+}
+
+impl Backends {
+    /// The slot of `backend`, made on first use.
+    pub(super) fn slot(&self, backend: &Arc<Backend>) -> Rc<Slot> {
+        let key = (backend.id.clone(), backend.address);
+        let make = || Rc::new(Slot::new(backend.clone()));
+        self.slots.borrow_mut().entry(key).or_insert_with(make).clone()
+    }
+
+    /// Follows the pool: a backend that left or terminates is marked, and who left keeps no connection.
+    pub(super) fn follow(&self, pool: &PoolSnapshot, now: Instant) {
+        self.drain_timeout.set(pool.pool.drain_timeout);
+        let state = |member: &crate::balance::snapshot::MemberView| {
+            ((member.backend.id.clone(), member.backend.address), member.state)
+        };
+        let members: HashMap<Key, State> = pool.members.iter().map(state).collect();
+        self.slots.borrow_mut().retain(|key, slot| {
+            let state = members.get(key);
+            slot.leave(
+                matches!(state, None | Some(State::Terminating { .. }))
+                    .then_some((now, pool.pool.drain_timeout)),
+            );
+            if state.is_none() {
+                slot.resting.borrow_mut().clear();
+            }
+            state.is_some() || Rc::strong_count(slot) > 1
+        });
+    }
+
+    /// The pool itself is gone: so is every backend of it.
+    pub(super) fn leave(&self, now: Instant) {
+        for slot in self.slots.borrow().values() {
+            slot.leave(Some((now, self.drain_timeout.get())));
+            slot.resting.borrow_mut().clear();
+        }
+    }
+
+    /// Closes connections that rested for too long or that the backend closed. Whether any still rests.
+    pub(super) fn tidy(&self, idle: Duration, now: Instant) -> bool {
+        let mut any = false;
+        for slot in self.slots.borrow().values() {
+            let mut resting = slot.resting.borrow_mut();
+            resting.retain(|resting| {
+                now.saturating_duration_since(resting.since) < idle
+                    && resting.upstream.borrow().is_open(false)
+            });
+            any |= !resting.is_empty();
+        }
+        any
+    }
+}
+
+impl Slot {
+    fn new(backend: Arc<Backend>) -> Self {
+        Self { backend, resting: RefCell::default(), refused_at: Cell::new(None), leaving: Cell::new(None) }
+    }
+
+    /// Takes the connection that rested last, if any is still open. `certain` for requests that cannot
+    /// be repeated.
+    pub(super) fn take_resting(&self, certain: bool) -> Option<Shared> {
+        let mut resting = self.resting.borrow_mut();
+        loop {
+            let candidate = resting.pop()?.upstream;
+            if candidate.borrow().is_open(certain) {
+                return Some(candidate);
+            }
+        }
+    }
+
+    /// Opens a connection; what to count when that fails.
+    pub(super) async fn connect(&self, timeout: Duration) -> Result<Shared, RetryReason> {
+        let reason = match tokio::time::timeout(timeout, Upstream::connect(self.backend.address)).await {
+            Ok(Ok(upstream)) => {
+                self.refused_at.set(None);
+                return Ok(Rc::new(RefCell::new(upstream)));
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => RetryReason::ConnectRefused,
+            Ok(Err(_)) => RetryReason::ConnectFailed,
+            Err(_) => RetryReason::ConnectTimeout,
+        };
+        self.refused_at.set(Some(Instant::now()));
+        Err(reason)
+    }
+
+    /// Gives a connection back. It is kept only after a clean end, and only for a backend that stays.
+    pub(super) fn give_back(&self, upstream: Shared, now: Instant) {
+        let keep = {
+            let mut upstream = upstream.borrow_mut();
+            upstream.rest();
+            upstream.is_reusable()
+        };
+        let mut resting = self.resting.borrow_mut();
+        if keep && self.leaving.get().is_none() && resting.len() < MAX_IDLE_PER_BACKEND {
+            resting.push(Resting { upstream, since: now });
+        }
+    }
+
+    /// Whether it did not accept a connection a moment ago.
+    pub(super) fn just_refused(&self, now: Instant) -> bool {
+        self.refused_at.get().is_some_and(|at| now.saturating_duration_since(at) < REFUSAL_MEMORY)
+    }
+
+    /// Whether a request that began at `begun` must end now because the backend left.
+    pub(super) fn is_drained(&self, begun: Instant, now: Instant) -> bool {
+        self.leaving
+            .get()
+            .is_some_and(|(since, timeout)| now.saturating_duration_since(since.max(begun)) >= timeout)
+    }
+
+    /// The first sight of its leaving counts; a backend that comes back is as good as new.
+    fn leave(&self, leaving: Option<(Instant, Duration)>) {
+        let since = self.leaving.get().map(|(since, _)| since);
+        self.leaving.set(leaving.map(|(now, timeout)| (since.unwrap_or(now), timeout)));
+    }
+}

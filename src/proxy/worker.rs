@@ -1,0 +1,286 @@
+//! Owns one worker thread: its runtime, its listeners, its connections on both sides. It shares no
+//! lock and no connection with the other workers; the kernel spreads newcomers over their listeners.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{JoinSet, spawn_local};
+use tokio::time::{sleep, timeout};
+
+use super::admission::Admission;
+use super::client::Client;
+use super::connection;
+use super::limits::{ACCEPT_PAUSE, LISTENER_LINGER, Limits, TICK};
+use super::listener;
+use super::view::{Home, View};
+use crate::balance::pool::PoolId;
+use crate::handoff::Reader;
+use crate::metrics::{Refusal, TrafficMeters};
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Accept on this port.
+    Listen(u16, std::net::TcpListener),
+    /// Stop accepting on this port; the answer comes when nobody waits to be accepted any more.
+    Close(u16, oneshot::Sender<()>),
+    /// Answer what is under way, take nothing new and end; the answer is how many connections were cut.
+    Drain(Duration, oneshot::Sender<usize>),
+}
+
+/// One worker thread's own.
+pub(super) struct Worker {
+    pub(super) meters: Arc<TrafficMeters>,
+    pub(super) protocol: http1::Builder,
+    reader: Reader,
+    limits: Limits,
+    admission: Arc<Admission>,
+    view: RefCell<Rc<View>>,
+    homes: RefCell<HashMap<PoolId, Rc<Home>>>,
+    clients: RefCell<Vec<Weak<Client>>>,
+    clock: Rc<Cell<Instant>>,
+    /// The generation that the backends' connections were last compared with.
+    followed: Cell<Option<u64>>,
+    draining: Cell<Option<Instant>>,
+    /// There is something to look after again.
+    busy: Notify,
+}
+
+impl Worker {
+    pub(super) fn new(
+        reader: Reader,
+        limits: Limits,
+        admission: Arc<Admission>,
+        meters: Arc<TrafficMeters>,
+    ) -> Self {
+        Self {
+            meters,
+            protocol: connection::protocol(),
+            reader,
+            limits,
+            admission,
+            view: RefCell::default(),
+            homes: RefCell::default(),
+            clients: RefCell::default(),
+            clock: Rc::new(Cell::new(Instant::now())),
+            followed: Cell::new(None),
+            draining: Cell::new(None),
+            busy: Notify::new(),
+        }
+    }
+
+    /// Follows commands until it is drained or nobody is left to command.
+    pub(super) async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        // Both run in this future, so that a panic in either ends the thread, which is watched.
+        tokio::select! {
+            () = self.clone().follow_commands(&mut commands) => {}
+            never = self.look_after() => match never {},
+        }
+    }
+
+    async fn follow_commands(self: Rc<Self>, commands: &mut mpsc::UnboundedReceiver<Command>) {
+        let mut ports: HashMap<u16, oneshot::Sender<oneshot::Sender<()>>> = HashMap::new();
+        let mut accepting = JoinSet::new();
+        loop {
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                Some(ended) = accepting.join_next() => {
+                    ended.expect("an accept loop neither panics nor is it aborted");
+                    continue;
+                }
+            };
+            match command {
+                None => return,
+                Some(Command::Listen(port, listener)) => match TcpListener::from_std(listener) {
+                    Ok(listener) => {
+                        let (stop, stopped) = oneshot::channel();
+                        ports.insert(port, stop);
+                        accepting.spawn_local(self.clone().accept(port, listener, stopped));
+                    }
+                    // Its socket is closed with it, so the kernel gives newcomers to the other workers.
+                    Err(error) => {
+                        tracing::error!(port, %error, "a worker cannot accept; it is idle on this port")
+                    }
+                },
+                Some(Command::Close(port, done)) => {
+                    if let Some(stop) = ports.remove(&port) {
+                        // A loop that is gone has nothing to stop, and `done` tells by being dropped.
+                        let _ = stop.send(done);
+                    }
+                }
+                Some(Command::Drain(deadline, done)) => {
+                    drop(ports);
+                    let cut = self.drain(accepting, deadline).await;
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.send(cut);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Accepts on one port until it is told to stop or nobody can tell it any more.
+    async fn accept(
+        self: Rc<Self>,
+        port: u16,
+        listener: TcpListener,
+        stop: oneshot::Receiver<oneshot::Sender<()>>,
+    ) {
+        let mut stop = pin!(stop);
+        let done = loop {
+            tokio::select! {
+                biased;
+                done = &mut stop => break done,
+                accepted = listener.accept() => self.welcome(port, accepted).await,
+            }
+        };
+        // Those who are connected must not be reset: newcomers are kept out first, then the queue is emptied.
+        if let Err(error) = listener::keep_newcomers_out(&listener) {
+            tracing::warn!(port, %error, "cannot keep newcomers out of a port that closes; some may be reset");
+        }
+        let mut linger = pin!(sleep(LISTENER_LINGER));
+        loop {
+            tokio::select! {
+                biased;
+                accepted = listener.accept() => self.welcome(port, accepted).await,
+                () = &mut linger => break,
+            }
+        }
+        drop(listener);
+        if let Ok(done) = done {
+            // The binder may be gone, then nobody waits for the port.
+            let _ = done.send(());
+        }
+    }
+
+    async fn welcome(self: &Rc<Self>, port: u16, accepted: io::Result<(TcpStream, SocketAddr)>) {
+        match accepted {
+            Ok((stream, peer)) => self.admit(port, stream, peer.ip().to_canonical()),
+            // The client gave up before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                self.meters.refuse(Refusal::Descriptors);
+                tracing::warn!(port, %error, "cannot accept a connection; raise the limit of open files if it is the reason");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+
+    fn admit(self: &Rc<Self>, port: u16, stream: TcpStream, ip: IpAddr) {
+        let ticket = match self.admission.enter(ip) {
+            Ok(ticket) => ticket,
+            Err(limit) => return self.meters.refuse(limit),
+        };
+        let Some(home) = self.view().pool(port).map(|pool| pool.home.clone()) else { return };
+        if stream.set_nodelay(true).is_err() {
+            // The client is gone already.
+            return;
+        }
+        self.clock.set(Instant::now());
+        let client = Rc::new(Client::new(ip, port, home, self.clock.clone()));
+        self.clients.borrow_mut().push(Rc::downgrade(&client));
+        self.busy.notify_one();
+        let worker = self.clone();
+        spawn_local(async move {
+            let _ticket = ticket;
+            connection::serve(worker, stream, client).await;
+        });
+    }
+
+    /// Lets what is under way finish; how many connections had to be cut.
+    async fn drain(&self, mut accepting: JoinSet<()>, deadline: Duration) -> usize {
+        self.draining.set(Some(Instant::now()));
+        let finish = async {
+            while accepting.join_next().await.is_some() {}
+            while self.open_clients() > 0 {
+                sleep(TICK).await;
+            }
+        };
+        // What is left over at the deadline is counted below.
+        let _ = timeout(deadline, finish).await;
+        self.open_clients()
+    }
+
+    fn open_clients(&self) -> usize {
+        self.clients.borrow().iter().filter(|client| client.strong_count() > 0).count()
+    }
+
+    /// Looks after all connections once per tick, as long as there are any.
+    async fn look_after(&self) -> Infallible {
+        loop {
+            sleep(TICK).await;
+            if !self.tick(Instant::now()) {
+                self.busy.notified().await;
+            }
+        }
+    }
+
+    /// Whether there is anything left to look after.
+    fn tick(&self, now: Instant) -> bool {
+        self.clock.set(now);
+        self.clients.borrow_mut().retain(|client| {
+            let client = client.upgrade();
+            client.iter().for_each(|client| client.tick(now, &self.limits, self.draining.get()));
+            client.is_some()
+        });
+        self.follow_backends(now);
+        let resting = self
+            .homes
+            .borrow()
+            .values()
+            .fold(false, |any, home| home.backends.tidy(self.limits.upstream_idle, now) | any);
+        resting || !self.clients.borrow().is_empty()
+    }
+
+    /// Tells the connections which backends left since the last time.
+    fn follow_backends(&self, now: Instant) {
+        let view = self.view();
+        let snapshot = view.snapshot();
+        if self.followed.replace(Some(snapshot.generation)) == Some(snapshot.generation) {
+            return;
+        }
+        self.homes.borrow_mut().retain(|id, home| match snapshot.pool(id) {
+            Some(pool) => {
+                home.backends.follow(pool, now);
+                true
+            }
+            None => {
+                home.backends.leave(now);
+                Rc::strong_count(home) > 1
+            }
+        });
+    }
+
+    /// The current view, made anew if another snapshot was published since.
+    #[inline]
+    pub(super) fn view(&self) -> Rc<View> {
+        let snapshot = self.reader.load();
+        let known = self.view.borrow().clone();
+        if known.is_of(&snapshot) {
+            return known;
+        }
+        let fresh = Rc::new(View::of(&snapshot, &known, |id| self.home(id)));
+        *self.view.borrow_mut() = fresh.clone();
+        fresh
+    }
+
+    /// Whether clients are asked to leave.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get().is_some()
+    }
+
+    fn home(&self, id: &PoolId) -> Rc<Home> {
+        let make = || Rc::new(Home::new(id, &self.meters));
+        self.homes.borrow_mut().entry(id.clone()).or_insert_with(make).clone()
+    }
+}

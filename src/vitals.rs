@@ -1,0 +1,148 @@
+//! Owns the port for machines that watch us: `/metrics`, `/healthz`, `/readyz` and nothing else. It
+//! is bounded, so that whoever hammers it takes nothing from the traffic.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::error_handling::HandleErrorLayer;
+use axum::extract::State;
+use axum::http::{StatusCode, header::CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{BoxError, Router};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
+
+use crate::metrics::{self, Metrics};
+use crate::readiness::Readiness;
+
+/// Requests answered at once. A scrape of a large cluster takes milliseconds and memory; a few
+/// scrapers and probes at a time is all there should be.
+const CONCURRENT_REQUESTS: usize = 8;
+
+/// Below the second after which Kubernetes gives up on a probe by default.
+const ANSWER_WITHIN: Duration = Duration::from_millis(900);
+
+/// What is shown.
+#[derive(Clone, Debug)]
+pub struct Vitals {
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+}
+
+impl Vitals {
+    /// Shows these.
+    pub fn new(metrics: Arc<Metrics>, readiness: Readiness) -> Self {
+        Self { metrics, readiness }
+    }
+
+    /// Binds the port.
+    pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+        TcpListener::bind(address).await
+    }
+
+    /// Serves until `stop`. To be cancelled last: `/readyz` says that we drain while we do.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+        axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
+    }
+
+    fn router(self) -> Router {
+        let bounds = ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(refuse))
+            .load_shed()
+            .concurrency_limit(CONCURRENT_REQUESTS)
+            .timeout(ANSWER_WITHIN);
+        // Liveness stays outside the bounds: being busy is no reason to be restarted.
+        Router::new()
+            .route("/metrics", get(scrape))
+            .route("/readyz", get(ready))
+            .layer(bounds)
+            .route("/healthz", get(|| async { "alive\n" }))
+            .with_state(self)
+    }
+}
+
+async fn scrape(State(vitals): State<Vitals>) -> Response {
+    match vitals.metrics.scrape() {
+        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode the metrics: {error}\n"))
+            .into_response(),
+    }
+}
+
+async fn ready(State(vitals): State<Vitals>) -> Response {
+    let missing = vitals.readiness.missing();
+    if missing.is_empty() {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", "))).into_response()
+}
+
+async fn refuse(error: BoxError) -> Response {
+    let text = if error.is::<tower::timeout::error::Elapsed>() {
+        "too slow\n"
+    } else {
+        "too many requests at once\n"
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use tower::ServiceExt as _;
+
+    fn vitals() -> (Vitals, Readiness) {
+        let (_publisher, reader) = crate::handoff::handoff();
+        let readiness = Readiness::default();
+        (Vitals::new(Arc::new(Metrics::new(reader)), readiness.clone()), readiness)
+    }
+
+    async fn get(router: Router, path: &str) -> (u16, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let text = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(text.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn readyz_names_what_is_missing() {
+        let (vitals, readiness) = vitals();
+        let latch = readiness.latch("listeners bound");
+        let router = vitals.router();
+        assert_eq!(get(router.clone(), "/readyz").await, (503, "not ready: listeners bound\n".to_owned()));
+        latch.release();
+        assert_eq!(get(router.clone(), "/readyz").await, (200, "ready\n".to_owned()));
+        readiness.drain();
+        assert_eq!(get(router.clone(), "/readyz").await, (503, "not ready: draining\n".to_owned()));
+        assert_eq!(get(router, "/healthz").await, (200, "alive\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn metrics_are_scraped_and_nothing_else_is_served() {
+        let (vitals, _readiness) = vitals();
+        let router = vitals.router();
+        let (status, text) = get(router.clone(), "/metrics").await;
+        assert!(status == 200 && text.ends_with("# EOF\n"), "{text}");
+        assert_eq!(get(router, "/").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_at_once_is_refused() {
+        let (text, elapsed) = ("too slow\n", Box::new(tower::timeout::error::Elapsed::new()));
+        let response = refuse(elapsed).await;
+        assert_eq!(response.status(), 503);
+        assert_eq!(to_bytes(response.into_body(), 99).await.unwrap(), text);
+        let overloaded = Box::new(tower::load_shed::error::Overloaded::new());
+        assert_eq!(
+            to_bytes(refuse(overloaded).await.into_body(), 99).await.unwrap(),
+            "too many requests at once\n"
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! What a backend gets to see of a request, and what a client gets to see of a response.
+
+use super::stage::{Backend, Stage, ok};
+
+/// Sends `request`, answers it, and returns what the backend saw, up to the end of the head.
+async fn seen_by_backend(request: &str) -> String {
+    let backend = Backend::new().await;
+    let stage = Stage::new(&[backend.address]).await;
+    let mut client = stage.connect().await;
+    client.write(request).await;
+    let mut upstream = backend.accept().await;
+    let head = upstream.read_head().await;
+    upstream.write(&ok("")).await;
+    assert!(client.read_head().await.starts_with("HTTP/1."), "{request:?}");
+    head
+}
+
+const FORWARDED: &str =
+    "x-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: http\r\nx-forwarded-host: a\r\n\r\n";
+
+#[tokio::test]
+async fn requests_are_rebuilt() {
+    let table = [
+        ("GET /p?q HTTP/1.1\r\nHost: a\r\n\r\n", "GET /p?q HTTP/1.1\r\nhost: a\r\n"),
+        ("GET http://a/p HTTP/1.1\r\nHost: b\r\n\r\n", "GET /p HTTP/1.1\r\nhost: a\r\n"),
+        ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS * HTTP/1.1\r\nhost: a\r\n"),
+        ("GET / HTTP/1.1\nHost: a\n\n", "GET / HTTP/1.1\r\nhost: a\r\n"),
+        ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nhost: a\r\n"),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, x-gone\r\nX-Gone: 1\r\nX-Stays: 2\r\nTE: trailers\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nx-stays: 2\r\n",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 9.9.9.9\r\nForwarded: x\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n",
+        ),
+    ];
+    for (request, expected) in table {
+        assert_eq!(seen_by_backend(request).await, format!("{expected}{FORWARDED}"), "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_that_could_be_read_in_two_ways_are_refused() {
+    let stage = Stage::new(&[]).await;
+    let many_fields: String = (0..101).map(|n| format!("x-{n}: 1\r\n")).collect();
+    let long_field = format!("x: {}\r\n", "y".repeat(33 * 1024));
+    let table: &[(&str, u16)] = &[
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a/b@c\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n folded\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX : 1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nContent_Length: 1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 1\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", 501),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            501,
+        ),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        ("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 405),
+        ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        ("GET https://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nExpect: magic\r\n\r\n", 417),
+        (&format!("GET / HTTP/1.1\r\nHost: a\r\n{many_fields}\r\n"), 431),
+        (&format!("GET / HTTP/1.1\r\nHost: a\r\n{long_field}\r\n"), 431),
+        (&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(33 * 1024)), 431),
+    ];
+    for (request, status) in table {
+        let mut client = stage.connect().await;
+        client.write(request).await;
+        let head = client.read_head().await;
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} "))
+                || head.starts_with(&format!("HTTP/1.0 {status} ")),
+            "{request:?}: {head}"
+        );
+    }
+}
+
+/// Answers a request with `response`, then closes; what the client gets until its connection ends.
+async fn seen_by_client(request: &str, response: &str) -> String {
+    let backend = Backend::new().await;
+    let stage = Stage::new(&[backend.address]).await;
+    let mut client = stage.connect().await;
+    client.write(request).await;
+    let mut upstream = backend.accept().await;
+    upstream.read_head().await;
+    upstream.write(response).await;
+    drop(upstream);
+    client.read_to_end().await
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn responses_are_framed_anew() {
+    let date = "date: Sat, 21 Nov 2026 08:00:00 GMT\r\n";
+    let table = [
+        (
+            GET,
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\n{d}connection: close\r\ncontent-length: 2\r\n\r\nok",
+        ),
+        (
+            GET,
+            "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\n{d}connection: close\r\ncontent-length: 2\r\n\r\nok",
+        ),
+        (
+            GET,
+            "HTTP/1.0 200 OK\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\n{d}connection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        ),
+        (
+            GET,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n2;x=y\r\nok\r\n0\r\nx: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n{d}connection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        ),
+        (
+            "GET / HTTP/1.0\r\nHost: a\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n{d}\r\nok",
+        ),
+        (
+            HEAD,
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n{d}content-length: 9\r\nconnection: close\r\n\r\n",
+        ),
+        (GET, "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n{d}connection: close\r\n\r\n"),
+        (
+            GET,
+            "HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\n{d}etag: x\r\nconnection: close\r\n\r\n",
+        ),
+        (
+            GET,
+            "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 Fine\r\nConnection: x-gone, close\r\nX-Gone: 1\r\nKeep-Alive: 5\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n{d}connection: close\r\ncontent-length: 0\r\n\r\n",
+        ),
+    ];
+    for (request, response, expected) in table {
+        let dated = response.replacen("\r\n", &format!("\r\n{date}"), 1);
+        let dated = if response.contains("103") {
+            response.replacen("Fine\r\n", &format!("Fine\r\n{date}"), 1)
+        } else {
+            dated
+        };
+        assert_eq!(seen_by_client(request, &dated).await, expected.replace("{d}", date), "{response:?}");
+    }
+}
+
+#[tokio::test]
+async fn responses_that_are_not_http_become_502() {
+    for response in [
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX : 1\r\n\r\n",
+        &format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "y".repeat(33 * 1024)),
+    ] {
+        let answer = seen_by_client(GET, response).await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{response:?}: {answer}");
+        assert!(answer.contains("x-guideway-reason: bad_response\r\n"), "{response:?}: {answer}");
+    }
+}

@@ -1,0 +1,9 @@
+//! The proxy as its two neighbours see it: scripted clients and backends speak to it over loopback,
+//! byte by byte, so that what passes and what does not is written down here.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod stage;
+
+mod exchange;
+mod framing;

@@ -1,0 +1,300 @@
+//! Owns the set-up of a test: a proxy on a port of its own, a pool to serve, and peers that speak raw
+//! bytes and wait for events instead of sleeping.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use guideway::balance::backend::{Backend as Target, State};
+use guideway::balance::key::KeySource;
+use guideway::balance::pool::{Fill, Group, Listener, Pool, PoolId, Readiness as PodReadiness, Timeouts};
+use guideway::balance::snapshot::{MemberView, PoolSnapshot, Snapshot};
+use guideway::balance::table::{SeatLoad, TableBuilder};
+use guideway::handoff::{BindState, BindingsReader, Publisher, bindings, handoff};
+use guideway::metrics::Metrics;
+use guideway::proxy::{Limits, Proxy, ProxyHandle, ProxyOptions};
+use guideway::readiness::Readiness;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+/// Nothing in a test takes this long unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running proxy with one pool.
+pub(crate) struct Stage {
+    pub(crate) port: u16,
+    pub(crate) proxy: ProxyHandle,
+    pub(crate) metrics: Metrics,
+    pub(crate) bindings: BindingsReader,
+    pub(crate) readiness: Readiness,
+    publisher: Publisher,
+    generation: u64,
+    pool: Pool,
+}
+
+/// What a test may want to differ.
+pub(crate) struct Setup {
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) workers: usize,
+    pub(crate) port: Option<u16>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let timeouts = Timeouts { connect: Duration::from_secs(1), request: Some(PATIENCE) };
+        Self {
+            limits: Limits::for_descriptors(20_000),
+            timeouts,
+            drain_timeout: PATIENCE,
+            workers: 1,
+            port: None,
+        }
+    }
+}
+
+impl Stage {
+    /// A proxy in front of `backends`, as it comes.
+    pub(crate) async fn new(backends: &[SocketAddr]) -> Self {
+        Self::with(Setup::default(), backends).await
+    }
+
+    /// A proxy in front of `backends`.
+    pub(crate) async fn with(setup: Setup, backends: &[SocketAddr]) -> Self {
+        let port = setup.port.unwrap_or_else(free_port);
+        let (publisher, reader) = handoff();
+        let metrics = Metrics::new(reader.clone());
+        let (writer, bindings) = bindings();
+        let readiness = Readiness::default();
+        let options = ProxyOptions {
+            workers: NonZeroUsize::new(setup.workers).unwrap(),
+            address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            limits: setup.limits,
+        };
+        let bound = readiness.latch("listeners bound");
+        let proxy = Proxy::start(options, reader, writer, metrics.traffic(), bound).unwrap();
+        let pool = pool(port, setup.timeouts, setup.drain_timeout);
+        let mut stage = Self { port, proxy, metrics, bindings, readiness, publisher, generation: 0, pool };
+        stage.publish(backends, State::Ready);
+        stage.wait_until(|ports| ports.contains_key(&port)).await;
+        stage
+    }
+
+    /// Publishes a pool of these backends, all in this state.
+    pub(crate) fn publish(&mut self, backends: &[SocketAddr], state: State) {
+        self.generation += 1;
+        let pool = Arc::new(pool_snapshot(&self.pool, backends, state));
+        let id = self.pool.id.clone();
+        let ports = BTreeMap::from([(self.port, id.clone())]);
+        self.publisher.publish(Snapshot::new(self.generation, BTreeMap::from([(id, pool)]), &ports));
+    }
+
+    /// Publishes a snapshot without any pool.
+    pub(crate) fn publish_nothing(&mut self) {
+        self.generation += 1;
+        self.publisher.publish(Snapshot::new(self.generation, BTreeMap::new(), &BTreeMap::new()));
+    }
+
+    /// Waits until the bound ports look right.
+    pub(crate) async fn wait_until(&mut self, right: impl Fn(&BTreeMap<u16, BindState>) -> bool) {
+        let wait = async {
+            while !right(&self.bindings.current()) {
+                assert!(self.bindings.changed().await, "the proxy is gone");
+            }
+        };
+        timeout(PATIENCE, wait).await.expect("the ports do not come to look right");
+    }
+
+    /// Connects as a client.
+    pub(crate) async fn connect(&self) -> Peer {
+        Peer { stream: TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.unwrap(), kept: Vec::new() }
+    }
+
+    /// Sends `request` on a connection of its own and returns everything up to the end of the connection.
+    pub(crate) async fn exchange(&self, request: &str) -> String {
+        let mut client = self.connect().await;
+        client.write(request).await;
+        client.read_to_end().await
+    }
+
+    /// The value of one series of a scrape.
+    pub(crate) fn series(&self, series: &str) -> f64 {
+        let text = self.metrics.scrape().unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{series} is missing in\n{text}")).parse().unwrap()
+    }
+}
+
+fn pool(port: u16, timeouts: Timeouts, drain_timeout: Duration) -> Pool {
+    Pool {
+        id: PoolId::new("shop", "web"),
+        created_ms: 0,
+        listeners: vec![Listener { name: "web".into(), port }],
+        groups: vec![Group { name: "stable".into(), weight: 1 }],
+        table_size: None,
+        fill: Fill::Seats,
+        hash_on: vec![KeySource::Header("x-key".into()), KeySource::ClientIp],
+        readiness: PodReadiness::Require,
+        drain_timeout,
+        timeouts,
+    }
+}
+
+fn pool_snapshot(pool: &Pool, backends: &[SocketAddr], state: State) -> PoolSnapshot {
+    let target = |address: &SocketAddr| {
+        let name = address.to_string();
+        Arc::new(Target {
+            id: name.as_str().into(),
+            group: "stable".into(),
+            name: name.into(),
+            address: *address,
+        })
+    };
+    let targets: Vec<_> = backends.iter().map(target).collect();
+    let load = SeatLoad { group: 0, nominal: 1, live: u64::from(state != State::NotReady) };
+    let member = |(seat, backend): (u16, &Arc<Target>)| MemberView {
+        backend: backend.clone(),
+        state,
+        seat: Some(seat),
+        weight: 1,
+        slots: 0,
+    };
+    PoolSnapshot {
+        pool: Arc::new(pool.clone()),
+        ordinal: 0,
+        table: Arc::new(TableBuilder::new(251, 7).build(&vec![load; targets.len()])),
+        seats: targets.iter().cloned().map(Some).collect(),
+        members: (0..).zip(&targets).map(member).collect(),
+        digest: 0,
+    }
+}
+
+/// A port nobody uses at the moment.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A backend that a test plays itself.
+pub(crate) struct Backend {
+    pub(crate) address: SocketAddr,
+    listener: TcpListener,
+}
+
+impl Backend {
+    pub(crate) async fn new() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self { address: listener.local_addr().unwrap(), listener }
+    }
+
+    /// The next connection of the proxy.
+    pub(crate) async fn accept(&self) -> Peer {
+        let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.expect("nobody connects").unwrap();
+        Peer { stream, kept: Vec::new() }
+    }
+
+    /// Answers every request without a body with `200` and the text `name`, for as long as the test runs.
+    pub(crate) fn answer_all(self, name: &'static str) {
+        tokio::spawn(async move {
+            loop {
+                let mut peer = self.accept_any().await;
+                tokio::spawn(async move {
+                    while peer.try_read_head().await.is_some() {
+                        peer.write(&ok(name)).await;
+                    }
+                });
+            }
+        });
+    }
+
+    async fn accept_any(&self) -> Peer {
+        Peer { stream: self.listener.accept().await.unwrap().0, kept: Vec::new() }
+    }
+}
+
+/// A `200` response with this body.
+pub(crate) fn ok(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+/// An address that refuses connections.
+pub(crate) fn refusing() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
+}
+
+/// One end of a connection.
+pub(crate) struct Peer {
+    pub(crate) stream: TcpStream,
+    /// Read, but not asked for yet.
+    kept: Vec<u8>,
+}
+
+impl Peer {
+    pub(crate) async fn write(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// Reads up to and including the empty line that ends a head.
+    pub(crate) async fn read_head(&mut self) -> String {
+        timeout(PATIENCE, self.try_read_head()).await.expect("no head comes").expect("the connection ended")
+    }
+
+    /// Like `read_head`; `None` when the connection ends before.
+    pub(crate) async fn try_read_head(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.kept.windows(4).position(|window| window == b"\r\n\r\n") {
+                let rest = self.kept.split_off(at + 4);
+                return String::from_utf8(std::mem::replace(&mut self.kept, rest)).ok();
+            }
+            if self.stream.read_buf(&mut self.kept).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Reads exactly so many bytes.
+    pub(crate) async fn read(&mut self, length: usize) -> String {
+        let read = async {
+            while self.kept.len() < length {
+                assert_ne!(self.stream.read_buf(&mut self.kept).await.unwrap(), 0, "the connection ended");
+            }
+        };
+        timeout(PATIENCE, read).await.expect("the bytes do not come");
+        let rest = self.kept.split_off(length);
+        String::from_utf8(std::mem::replace(&mut self.kept, rest)).unwrap()
+    }
+
+    /// Reads one response with a `Content-Length`: its head and its body.
+    pub(crate) async fn read_response(&mut self) -> (String, String) {
+        let head = self.read_head().await;
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.map_or(0, |length| length.parse().unwrap());
+        let body = self.read(length).await;
+        (head, body)
+    }
+
+    /// Reads until the other side closes. A reset is a failure.
+    pub(crate) async fn read_to_end(&mut self) -> String {
+        let end = timeout(PATIENCE, self.stream.read_to_end(&mut self.kept))
+            .await
+            .expect("the connection stays open");
+        end.expect("the connection was reset");
+        String::from_utf8(std::mem::take(&mut self.kept)).unwrap()
+    }
+
+    /// Whether the other side ends the connection with a reset; what it sent before is dropped.
+    pub(crate) async fn is_reset(&mut self) -> bool {
+        let end = timeout(PATIENCE, self.stream.read_to_end(&mut self.kept))
+            .await
+            .expect("the connection stays open");
+        end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+    }
+
+    /// Ends the connection with a reset.
+    pub(crate) fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
