@@ -1,6 +1,5 @@
 //! Owns a load generator in a pod of the scenario's namespace, steered through the API server.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -130,15 +129,4 @@ pub(crate) fn shown(report: &LoadReport) -> String {
         report.keys.most_changes,
         failures.join(", "),
     )
-}
-
-/// Where every key is now.
-pub(crate) fn places(report: &LoadReport) -> BTreeMap<&str, &str> {
-    let trails = report.keys.trails.iter();
-    trails.filter_map(|(key, visits)| Some((key.as_str(), visits.last()?.backend.as_str()))).collect()
-}
-
-/// The keys that are elsewhere in `after`.
-pub(crate) fn moved<'a>(before: &BTreeMap<&'a str, &str>, after: &BTreeMap<&str, &str>) -> BTreeSet<&'a str> {
-    before.iter().filter(|(key, place)| after.get(*key) != Some(place)).map(|(key, _)| *key).collect()
 }

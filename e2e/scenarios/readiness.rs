@@ -22,23 +22,20 @@ pub(super) async fn follows_a_readiness_flip(test: &Test) -> Result<Verdict> {
     test.until_ready("web", 3).await?;
     load.until_every_key_is_asked_again().await?;
     let away = load.trails().await?;
-    let was_there = load::places(&before).into_iter().filter(|(_, place)| *place == pod).count();
-    let moved = load::moved(&load::places(&before), &load::places(&away));
+    let was_there = before.places().into_iter().filter(|(_, place)| *place == pod).count();
+    let moved = before.moved_until(&away);
     ensure!(
         was_there > 0 && moved.len() == was_there,
         "{} keys moved, {was_there} were on the pod",
         moved.len()
     );
-    ensure!(
-        load::places(&away).values().all(|place| *place != pod),
-        "keys are still on the pod that is not ready"
-    );
+    ensure!(away.places().values().all(|place| *place != pod), "keys are still on the pod that is not ready");
 
     pods::set_ready(test, &pod, true).await?;
     test.until_ready("web", 4).await?;
     load.until_every_key_is_asked_again().await?;
     let back = load.trails().await?;
-    let strays = load::moved(&load::places(&before), &load::places(&back));
+    let strays = before.moved_until(&back);
     ensure!(strays.is_empty(), "{} keys did not come back: {strays:?}", strays.len());
     let digest_after = subject::agreed_digest(test, "web", Duration::from_secs(5)).await?;
     ensure!(digest == digest_after, "the table differs after the flip: {digest}, {digest_after}");

@@ -61,8 +61,8 @@ fn moved_up(
     old: &BTreeSet<String>,
     all: &BTreeSet<String>,
 ) -> Result<usize> {
-    let (from, to) = (load::places(before), load::places(after));
-    let moved = load::moved(&from, &to);
+    let (from, to) = (before.places(), after.places());
+    let moved = before.moved_until(after);
     let strays: Vec<_> = moved.iter().filter(|key| old.contains(to[**key])).collect();
     ensure!(strays.is_empty(), "keys moved from one old pod to another: {strays:?}");
     ensure!(to.values().all(|place| all.contains(*place)), "keys are on pods that do not exist");
@@ -78,8 +78,8 @@ fn moved_up(
 }
 
 fn moved_down(before: &LoadReport, after: &LoadReport, left: &BTreeSet<String>) -> Result<usize> {
-    let (from, to) = (load::places(before), load::places(after));
-    let moved = load::moved(&from, &to);
+    let (from, to) = (before.places(), after.places());
+    let moved = before.moved_until(after);
     let strays: Vec<_> = moved.iter().filter(|key| left.contains(from[**key])).collect();
     ensure!(strays.is_empty(), "keys moved although their pod stayed: {strays:?}");
     ensure!(to.values().all(|place| left.contains(*place)), "keys are on pods that went");

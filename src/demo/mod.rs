@@ -4,5 +4,10 @@
 
 pub mod backend;
 pub mod load;
+pub mod moves;
 pub mod orders;
 pub mod report;
+pub mod screen;
+pub mod show;
+pub mod stage;
+pub mod switchboard;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::crd::duration::DurationText;
+
 /// More than any test needs, and little enough that a typing error does not run for hours.
 const MAX_BYTES: u64 = 1 << 30;
 /// Longer than every request timeout a pool may reasonably set.
@@ -46,9 +48,8 @@ impl Orders {
 
 /// Reads a duration such as `50ms`, `10s` or `1m30s`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    text.parse::<jiff::SignedDuration>()
-        .ok()
-        .and_then(|duration| Duration::try_from(duration).ok())
+    DurationText::from(text)
+        .parse()
         .ok_or_else(|| format!("{text:?} is no duration; write for example 50ms, 10s or 1m30s"))
 }
 

@@ -1,7 +1,7 @@
 //! Owns the record of a load run: what failed and why, how long answers took, and the trail of
 //! backends every key has been to. A key's trail is what tells a kept session from a lost one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -42,6 +42,24 @@ pub struct LoadReport {
     pub keys: Keys,
     /// The first failures, in order of time.
     pub failures: Vec<Failure>,
+}
+
+impl LoadReport {
+    /// Where every key is now. Empty without trails.
+    pub fn places(&self) -> BTreeMap<&str, &str> {
+        let trails = self.keys.trails.iter();
+        trails.filter_map(|(key, visits)| Some((key.as_str(), visits.last()?.backend.as_str()))).collect()
+    }
+
+    /// The keys that are elsewhere in `later`.
+    pub fn moved_until<'a>(&'a self, later: &Self) -> BTreeSet<&'a str> {
+        let now = later.places();
+        self.places()
+            .into_iter()
+            .filter(|(key, place)| now.get(key) != Some(place))
+            .map(|(key, _)| key)
+            .collect()
+    }
 }
 
 /// Quantiles in microseconds.
@@ -298,6 +316,15 @@ mod tests {
         tally.answered(answer(2000, 0, "a"));
         assert_eq!(tally.lately().p50_us, 2000);
         assert_eq!(tally.report(Duration::from_secs(1), false).latency.p50_us, 1000);
+    }
+
+    #[test]
+    fn keys_are_compared_by_where_they_are_now() {
+        let report = |answers: &[(u64, u32, &str)]| tally(answers).report(Duration::ZERO, true);
+        let before = report(&[(0, 0, "a"), (1, 1, "b"), (2, 2, "c")]);
+        let after = report(&[(0, 0, "a"), (1, 1, "b"), (2, 2, "c"), (3, 0, "b"), (4, 0, "a"), (5, 1, "c")]);
+        assert_eq!(before.moved_until(&after), BTreeSet::from(["key-1"]));
+        assert_eq!(after.places()["key-1"], "c");
     }
 
     #[test]

@@ -1,0 +1,244 @@
+//! Owns the course of the demo: looks at backends, table and load, switches a backend off and on at a
+//! steady beat, and says after each switch how many keys moved, by the table and by real answers.
+
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::balance::snapshot::PoolSnapshot;
+use crate::handoff::Reader;
+
+use super::backend::BackendHandle;
+use super::load::Load;
+use super::moves::Whereabouts;
+use super::report::{Latency, LoadReport};
+use super::screen::{BackendFigures, Figures, LoadFigures, TableFigures};
+use super::switchboard::Switchboard;
+
+/// The page is drawn so often.
+const PAGE_EVERY: Duration = Duration::from_millis(200);
+/// A line is written so often where there is no terminal. Figures per second are means over this time.
+const SECOND: Duration = Duration::from_secs(1);
+/// Backends are switched in steps of this many, so that the eye does not know where to look next.
+const STRIDE: usize = 3;
+/// The second backend goes first, as in the demonstration this one descends from.
+const FIRST_SWITCHED: usize = 1;
+
+/// What the show is made of.
+#[derive(Debug)]
+pub struct Cast {
+    /// The pool's file.
+    pub board: Switchboard,
+    /// The backends, in the order of the switchboard.
+    pub backends: Vec<BackendHandle>,
+    /// What the proxy serves.
+    pub reader: Reader,
+    /// The load, if there is one.
+    pub load: Option<RunningLoad>,
+    /// Time between two switches; never without.
+    pub beat: Option<Duration>,
+}
+
+/// A load and what is known of it.
+#[derive(Debug)]
+pub struct RunningLoad {
+    /// The run.
+    pub load: Load,
+    /// Keep-alive connections.
+    pub connections: u32,
+    /// Time in which every key is sent at least once.
+    pub round: Duration,
+}
+
+/// The demo as it runs.
+#[derive(Debug)]
+pub struct Show {
+    cast: Cast,
+    keys: u32,
+    started: Instant,
+    figures: Figures,
+    samples: VecDeque<(Instant, Vec<u64>)>,
+    latency: (Instant, Latency),
+    switches: usize,
+    settling: Option<Switch>,
+    digest_of_all: Option<u64>,
+}
+
+/// A switch whose effect is awaited.
+#[derive(Debug)]
+struct Switch {
+    backend: usize,
+    before: Whereabouts,
+    answers: Option<LoadReport>,
+    settled_at: Instant,
+}
+
+impl Show {
+    /// A show of `cast`; `keys` are the keys whose moves are counted.
+    pub fn new(cast: Cast, keys: u32, url: String, metrics_url: String) -> Self {
+        let started = Instant::now();
+        Self {
+            figures: Figures { url, metrics_url, ..Figures::default() },
+            latency: (started, Latency::default()),
+            samples: VecDeque::new(),
+            switches: 0,
+            settling: None,
+            digest_of_all: None,
+            cast,
+            keys,
+            started,
+        }
+    }
+
+    /// Runs until `stop` and leaves the last page standing.
+    pub async fn run(&mut self, stop: &CancellationToken) -> io::Result<()> {
+        let terminal = io::stdout().is_terminal();
+        let mut ticks = tokio::time::interval(if terminal { PAGE_EVERY } else { SECOND });
+        let _cursor = terminal.then(HiddenCursor::hide).transpose()?;
+        let mut said = 0;
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.look()?;
+            let text = if terminal { self.figures.page() } else { self.lines(&mut said) };
+            io::stdout().write_all(text.as_bytes())?;
+            io::stdout().flush()?;
+        }
+        Ok(())
+    }
+
+    /// The figures as they are now.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
+    fn lines(&self, said: &mut usize) -> String {
+        let new = self.figures.events[*said..].iter();
+        *said = self.figures.events.len();
+        new.map(|event| format!("{event}\n")).chain([self.figures.line() + "\n"]).collect()
+    }
+
+    fn look(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        let snapshot = self.cast.reader.load().pool(&self.cast.board.pool()).cloned();
+        self.figures.elapsed = now - self.started;
+        self.sample(now);
+        self.look_at_backends(snapshot.as_deref());
+        self.look_at_load(now);
+        if self.settling.as_ref().is_some_and(|switch| now >= switch.settled_at) {
+            self.tell_what_moved();
+        }
+        let due = self.cast.beat.map(|beat| beat * (self.switches as u32 + 1));
+        if self.settling.is_none() && due.is_some_and(|due| self.figures.elapsed >= due) {
+            self.switch(now)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the counts of the last second.
+    fn sample(&mut self, now: Instant) {
+        self.samples.push_back((now, self.cast.backends.iter().map(BackendHandle::served).collect()));
+        while self.samples.get(1).is_some_and(|(at, _)| now - *at >= SECOND) {
+            self.samples.pop_front();
+        }
+    }
+
+    fn look_at_backends(&mut self, snapshot: Option<&PoolSnapshot>) {
+        let (Some((from, first)), Some((to, last))) = (self.samples.front(), self.samples.back()) else {
+            return;
+        };
+        let seconds = (*to - *from).as_secs_f64().max(0.001);
+        let slots = |backend: &BackendHandle| {
+            let members = snapshot.into_iter().flat_map(|it| it.members.iter());
+            members.filter(|it| it.backend.address == backend.address()).map(|it| it.slots).sum()
+        };
+        let figures = |(number, backend): (usize, &BackendHandle)| BackendFigures {
+            name: backend.name().to_owned(),
+            on: self.cast.board.is_on(number),
+            per_second: (last[number] - first[number]) as f64 / seconds,
+            slots: slots(backend),
+        };
+        self.figures.backends = self.cast.backends.iter().enumerate().map(figures).collect();
+        self.figures.table = snapshot.map(|it| TableFigures { digest: it.digest, size: it.table.size() });
+    }
+
+    fn look_at_load(&mut self, now: Instant) {
+        let Some(running) = &self.cast.load else { return };
+        if now - self.latency.0 >= SECOND {
+            self.latency = (now, running.load.lately());
+        }
+        let report = running.load.report(false);
+        self.figures.load = Some(LoadFigures {
+            connections: running.connections,
+            keys: self.keys,
+            latency: self.latency.1,
+            answered: report.answered,
+            failed: report.failed,
+        });
+    }
+
+    /// Switches the next backend off, or the one that is off on.
+    fn switch(&mut self, now: Instant) -> io::Result<()> {
+        let Some(before) = self.whereabouts() else { return Ok(()) };
+        let backend = (FIRST_SWITCHED + self.switches / 2 * STRIDE) % self.cast.backends.len();
+        let on = self.cast.board.is_on(backend);
+        if on {
+            self.digest_of_all = Some(before.digest());
+        }
+        let answers = self.cast.load.as_ref().map(|running| running.load.report(true));
+        let round = self.cast.load.as_ref().map_or(Duration::ZERO, |running| running.round);
+        self.cast.board.switch(backend, !on)?;
+        self.settling = Some(Switch { backend, before, answers, settled_at: now + SECOND + 2 * round });
+        self.switches += 1;
+        Ok(())
+    }
+
+    fn tell_what_moved(&mut self) {
+        let (Some(switch), Some(now)) = (self.settling.take(), self.whereabouts()) else { return };
+        let backend = &self.cast.backends[switch.backend];
+        let on = self.cast.board.is_on(switch.backend);
+        let mut event = format!(
+            "{:>4} s  {} {}: ",
+            self.figures.elapsed.as_secs(),
+            backend.name(),
+            if on { "on" } else { "off" }
+        );
+        event += &switch.before.until(&now).to_string();
+        if let (Some(before), Some(running)) = (&switch.answers, &self.cast.load) {
+            let moved = before.moved_until(&running.load.report(true)).len();
+            event += &format!("; by their answers {moved}");
+        }
+        event += &match on {
+            false => format!("; {} had been there", switch.before.at(backend.address())),
+            true if self.digest_of_all == Some(now.digest()) => {
+                "; the table is the one from before".to_owned()
+            }
+            true => "; the table is another one than before".to_owned(),
+        };
+        self.figures.events.push(event);
+    }
+
+    fn whereabouts(&self) -> Option<Whereabouts> {
+        let snapshot = self.cast.reader.load();
+        snapshot.pool(&self.cast.board.pool()).map(|pool| Whereabouts::of(pool, self.keys))
+    }
+}
+
+/// The cursor would jump about the page; it comes back however the show ends.
+#[derive(Debug)]
+struct HiddenCursor;
+
+impl HiddenCursor {
+    fn hide() -> io::Result<Self> {
+        io::stdout().write_all(b"\x1b[?25l\x1b[2J")?;
+        Ok(Self)
+    }
+}
+
+impl Drop for HiddenCursor {
+    fn drop(&mut self) {
+        let _ = io::stdout().write_all(b"\x1b[?25h");
+        let _ = io::stdout().flush();
+    }
+}
