@@ -61,7 +61,7 @@ fn moved_up(
     old: &BTreeSet<String>,
     all: &BTreeSet<String>,
 ) -> Result<usize> {
-    let (from, to) = (before.places(), after.places());
+    let to = after.places();
     let moved = before.moved_until(after);
     let strays: Vec<_> = moved.iter().filter(|key| old.contains(to[**key])).collect();
     ensure!(strays.is_empty(), "keys moved from one old pod to another: {strays:?}");
