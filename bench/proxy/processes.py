@@ -115,6 +115,8 @@ class Server:
             return subprocess.Popen(
                 pinned(self._cpu, self._command),
                 cwd=self._folder,
+                # A GUIDEWAY_ variable of the caller would change what is measured.
+                env={name: value for name, value in os.environ.items() if not name.startswith("GUIDEWAY_")},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
