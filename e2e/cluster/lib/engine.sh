@@ -10,6 +10,11 @@ readonly ENGINE_CGROUP=guideway-e2e
 # "host" or "own", once find_engine has run.
 ENGINE=
 
+case ${GUIDEWAY_E2E_ENGINE:-own} in
+host | own) ;;
+*) die "GUIDEWAY_E2E_ENGINE=$GUIDEWAY_E2E_ENGINE: must be host or own, or not set" ;;
+esac
+
 # Process that holds the own engine's network namespace.
 own_engine_pid() {
     local pid
