@@ -27,6 +27,8 @@ use super::status::LoadBalancerPoolStatus;
     namespaced,
     status = "LoadBalancerPoolStatus",
     derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.size() <= 63")
+        .message("the name is longer than 63 characters: shorten it, metrics and files carry it"),
     doc = "LoadBalancerPool spreads the requests of one or more ports over the backends of a pool. Requests with \
            the same key go to the same backend, also while pods roll, scale or fail.",
     printcolumn(

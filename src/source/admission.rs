@@ -1,0 +1,228 @@
+//! Owns the admission of a resource where no API server does it: names, schema, defaults and CEL rules are
+//! those of the definition that a cluster installs, so a file and a cluster accept the same pools.
+
+use kube::core::cel::{CompiledSchema, Validator, compile_schema};
+use serde_json::Value;
+
+use super::schema;
+use super::translate::FieldError;
+use crate::crd::manifest::{self, ManifestError};
+use crate::crd::pool::LoadBalancerPool;
+
+/// The rules of a `LoadBalancerPool`.
+#[derive(Debug)]
+pub struct Admission {
+    schema: Value,
+    rules: CompiledSchema,
+    validator: Validator,
+}
+
+impl Admission {
+    /// The rules of the installed definition.
+    pub fn new() -> Result<Self, ManifestError> {
+        let schema = manifest::schema()?;
+        let rules = compile_schema(&schema);
+        Ok(Self { schema, rules, validator: Validator::new() })
+    }
+
+    /// The resource with its defaults, or everything the API server would refuse it for. As there, the CEL rules
+    /// are asked only about an object that fits the schema.
+    pub fn admit(&self, mut object: Value) -> Result<LoadBalancerPool, Vec<FieldError>> {
+        schema::prune_nulls(&mut object);
+        let mut errors = Vec::new();
+        names(&object, &mut errors);
+        schema::check(&self.envelope(), &object, "", &mut errors);
+        if errors.is_empty() {
+            let broken = self.validator.validate_compiled(&self.rules, &object, None);
+            errors.extend(broken.err().into_iter().flatten().map(rule_error));
+        }
+        if errors.is_empty() { typed(object) } else { Err(errors) }
+    }
+
+    /// The schema with the fields that every resource has. Their insides are not ours to check.
+    fn envelope(&self) -> Value {
+        let mut schema = self.schema.clone();
+        for field in ["apiVersion", "kind", "metadata", "status"] {
+            schema["properties"][field] = Value::Object(serde_json::Map::new());
+        }
+        schema
+    }
+}
+
+fn typed(object: Value) -> Result<LoadBalancerPool, Vec<FieldError>> {
+    serde_path_to_error::deserialize(object).map_err(|error| {
+        let path = error.path().to_string();
+        vec![FieldError::new(path, error.into_inner().to_string())]
+    })
+}
+
+fn rule_error(error: kube::core::cel::ValidationError) -> FieldError {
+    // The rule of the whole object is about its name; a rule's own path may come with one dot too many.
+    let path = if error.field_path.is_empty() {
+        "metadata.name".into()
+    } else {
+        error.field_path.replace("..", ".")
+    };
+    FieldError::new(path, error.message)
+}
+
+/// Names as the API server asks for them.
+fn names(object: &Value, errors: &mut Vec<FieldError>) {
+    match object["metadata"]["name"].as_str() {
+        None | Some("") => {
+            errors.push(FieldError::new("metadata.name", "is missing; give the pool a name"));
+        }
+        Some(name) if !name.split('.').all(has_label_characters) => {
+            let reason = format!("`{name}` is no name; use a-z, 0-9 and, not at its ends, - and .");
+            errors.push(FieldError::new("metadata.name", reason));
+        }
+        Some(_) => {}
+    }
+    if let Some(namespace) =
+        object["metadata"]["namespace"].as_str().filter(|it| !has_label_characters(it) || it.len() > 63)
+    {
+        let reason =
+            format!("`{namespace}` is no namespace; use at most 63 of a-z, 0-9 and, not at its ends, -");
+        errors.push(FieldError::new("metadata.namespace", reason));
+    }
+}
+
+fn has_label_characters(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::source::translate;
+
+    fn good() -> Value {
+        json!({
+            "apiVersion": "guideway.dev/v1alpha1",
+            "kind": "LoadBalancerPool",
+            "metadata": {"name": "web", "labels": {"any": "thing"}},
+            "spec": {
+                "listeners": [{"name": "web", "port": 8080}, {"name": "alt", "port": 8081}],
+                "backends": [
+                    {"name": "stable", "service": {"name": "web", "port": "http"}},
+                    {"name": "outside", "endpoints": [{"address": "2001:db8::1", "port": 80}]},
+                ],
+                "algorithm": {"hashOn": [{"type": "Header", "name": "x-user"}, {"type": "ClientIP"}]},
+            },
+            "status": {"anything": true},
+        })
+    }
+
+    /// The good pool with `value` in the place of the field at `pointer`.
+    fn check(pointer: &str, value: Value, expected: &[&str]) {
+        let mut object = good();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        object.pointer_mut(parent).unwrap()[field] = value;
+        let errors = Admission::new().unwrap().admit(object).err().unwrap_or_default();
+        let found: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(found, expected, "{pointer}");
+    }
+
+    #[test]
+    fn every_rule_of_the_definition_can_be_evaluated() {
+        assert!(!Admission::new().unwrap().rules.has_errors());
+    }
+
+    #[test]
+    fn an_admitted_pool_has_its_defaults_and_can_be_translated() {
+        let mut object = good();
+        object["spec"]["timeouts"] = json!({"connect": "2s", "request": null});
+        let resource = Admission::new().unwrap().admit(object).unwrap();
+        assert_eq!(resource.spec.timeouts.request.0, "30s");
+        assert_eq!(resource.spec.backends[0].weight, 1);
+        translate::pool(&resource).unwrap();
+    }
+
+    #[test]
+    fn names_follow_the_rules_of_kubernetes() {
+        check(
+            "/metadata/name",
+            json!("Web"),
+            &["metadata.name: `Web` is no name; use a-z, 0-9 and, not at its ends, - and ."],
+        );
+        check("/metadata/name", Value::Null, &["metadata.name: is missing; give the pool a name"]);
+        check(
+            "/metadata/namespace",
+            json!("a/b"),
+            &[
+                "metadata.namespace: `a/b` is no namespace; use at most 63 of a-z, 0-9 and, not at its ends, -",
+            ],
+        );
+        check(
+            "/metadata/name",
+            json!("a".repeat(64)),
+            &["metadata.name: the name is longer than 63 characters: shorten it, metrics and files carry it"],
+        );
+    }
+
+    #[test]
+    fn the_rules_of_the_definition_hold_here_too() {
+        check(
+            "/spec/listeners",
+            json!([{"name": "a", "port": 80}, {"name": "b", "port": 80}]),
+            &["spec.listeners: every listener needs a port of its own: give each of them another port"],
+        );
+        check(
+            "/spec/algorithm/hashOn",
+            json!([{"type": "Cookie"}, {"type": "Path", "name": "x"}, {"type": "Header", "name": "a/b"}]),
+            &[
+                "spec.algorithm.hashOn[0]: Header, Cookie and Query need a name; ClientIP, Path and Host take none",
+                "spec.algorithm.hashOn[1]: Header, Cookie and Query need a name; ClientIP, Path and Host take none",
+                "spec.algorithm.hashOn[2].name: the name of a header or cookie consists of letters, digits and \
+                 -!#$%&*+.^_`|~",
+            ],
+        );
+        check(
+            "/spec/backends",
+            json!([{"name": "a", "weight": 0, "endpoints": [{"address": "db.example.net", "port": 80}]}]),
+            &[
+                "spec.backends: no backend has a weight above 0, so no request could be served: give at least one a weight",
+                "spec.backends[0].endpoints[0].address: address is no IP address: write one such as 192.0.2.10 or \
+                 2001:db8::10, not a host name",
+            ],
+        );
+        check(
+            "/spec/algorithm",
+            json!({"tableSize": 65535}),
+            &[
+                "spec.algorithm.tableSize: tableSize is not a prime: use one such as 1021, 65537, 131071, 262147, 524309 or 1048583, or leave it out",
+            ],
+        );
+        check(
+            "/spec/health",
+            json!({"drainTimeout": "25h"}),
+            &["spec.health.drainTimeout: drainTimeout is at most 24h"],
+        );
+        check("/spec/timeouts", json!({"connect": "0s"}), &["spec.timeouts.connect: connect is 1ms to 5m"]);
+        check(
+            "/spec/backends",
+            json!([{"name": "a"}]),
+            &["spec.backends[0]: set exactly one of service and endpoints"],
+        );
+    }
+
+    #[test]
+    fn an_object_that_does_not_fit_the_schema_is_not_asked_for_more() {
+        check(
+            "/spec/boundedLoad",
+            json!(1.25),
+            &[
+                "spec.boundedLoad: unknown field; the fields here are algorithm, backends, health, listeners, timeouts",
+            ],
+        );
+        check(
+            "/spec/listeners",
+            json!([{"name": "a", "port": 70000}]),
+            &["spec.listeners[0].port: 70000 is not a port; use 1 to 65535"],
+        );
+        check("/spec", Value::Null, &["spec: is missing"]);
+    }
+}
