@@ -1,0 +1,190 @@
+//! Owns the files on disk: which ones belong to a path, what they hold now, and when to look again. The
+//! kernel says that something changed; a slow look of our own finds what it could not tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
+
+/// Largest file that is read: ten thousand pools of a kilobyte each, and no core image by mistake.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// An editor writes in several steps; it is done when nothing happened for so long,
+const QUIET: Duration = Duration::from_millis(50);
+/// but a file that changes all the time is read after this one.
+const QUIET_MAX: Duration = Duration::from_millis(500);
+
+/// What every file holds, or why it cannot be read.
+pub(super) type Texts = BTreeMap<Arc<Path>, Result<Arc<str>, String>>;
+
+/// Reads the file `path`, or the YAML and JSON files in the folder `path`.
+pub(super) fn read(path: &Path) -> io::Result<Texts> {
+    let files = if path.is_dir() { manifests(path)? } else { vec![path.to_owned()] };
+    if let [file] = files.as_slice()
+        && file == path
+    {
+        fs::metadata(path)?;
+    }
+    let entry = |file: PathBuf| {
+        let text = read_text(&file).map(Arc::from).map_err(|error| error.to_string());
+        (Arc::from(file), text)
+    };
+    Ok(files.into_iter().map(entry).collect())
+}
+
+/// Hidden entries are left out: ConfigMap volumes and editors keep their own copies there.
+fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let is_manifest = |path: &PathBuf| {
+        let extension = path.extension().and_then(|it| it.to_str()).unwrap_or_default();
+        let is_hidden = path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(b"."));
+        matches!(extension, "yaml" | "yml" | "json") && !is_hidden && path.is_file()
+    };
+    Ok(paths.into_iter().filter(is_manifest).collect())
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if read as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 16 MiB; split it"));
+    }
+    Ok(text)
+}
+
+/// Tells when to read again.
+#[derive(Debug)]
+pub(super) struct Changes {
+    path: PathBuf,
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+    happened: mpsc::Receiver<()>,
+    look: tokio::time::Interval,
+}
+
+impl Changes {
+    /// Watches the folders that decide what `path` holds, and looks again after `every` in any case.
+    pub(super) fn of(path: &Path, every: Duration) -> Self {
+        // One place is enough: "something happened" is all there is to say.
+        let (tell, happened) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.map_or(true, |it| changes_content(&it.kind)) {
+                let _full_is_fine = tell.try_send(());
+            }
+        });
+        let watcher = watcher
+            .inspect_err(|error| tracing::warn!(%error, ?every, "changes are not told by the system; looking regularly"))
+            .ok();
+        let mut look = interval_at(Instant::now() + every, every);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut changes = Self { path: path.into(), watcher, watched: BTreeSet::new(), happened, look };
+        changes.rewatch();
+        changes
+    }
+
+    /// Returns when it is time to read again. May be dropped at any time.
+    pub(super) async fn next(&mut self) {
+        if self.watcher.is_none() {
+            self.look.tick().await;
+            return;
+        }
+        tokio::select! {
+            _ = self.look.tick() => {}
+            _ = self.happened.recv() => self.settle().await,
+        }
+    }
+
+    /// Links may lead elsewhere now: watches the folders that they lead to.
+    pub(super) fn rewatch(&mut self) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let wanted = folders(&self.path);
+        for gone in self.watched.difference(&wanted) {
+            // It may be gone from the disk as well, which is no reason to complain.
+            let _was_gone = watcher.unwatch(gone);
+        }
+        for new in wanted.difference(&self.watched) {
+            if let Err(error) = watcher.watch(new, RecursiveMode::NonRecursive) {
+                tracing::warn!(folder = %new.display(), %error, every = ?self.look.period(), "cannot be watched; looking regularly");
+            }
+        }
+        self.watched = wanted;
+    }
+
+    async fn settle(&mut self) {
+        let latest = Instant::now() + QUIET_MAX;
+        while timeout_at(latest.min(Instant::now() + QUIET), self.happened.recv())
+            .await
+            .is_ok_and(|it| it.is_some())
+            && Instant::now() < latest
+        {}
+    }
+}
+
+/// Our own reading is no change.
+fn changes_content(kind: &EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => *access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
+/// The folder of `path`, `path` itself where it is one, and both again where links lead.
+fn folders(path: &Path) -> BTreeSet<PathBuf> {
+    let real = fs::canonicalize(path).ok();
+    let both = [Some(path.to_owned()), real];
+    let mut folders = BTreeSet::new();
+    for path in both.into_iter().flatten() {
+        let parent = path.parent().map(|it| if it.as_os_str().is_empty() { Path::new(".") } else { it });
+        folders.extend(parent.map(Path::to_owned));
+        folders.extend(path.is_dir().then_some(path));
+    }
+    folders.retain(|it| it.is_dir());
+    folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_looks_again_although_nobody_told_of_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut changes = Changes::of(folder.path(), Duration::from_secs(5));
+        let begin = Instant::now();
+        changes.next().await;
+        changes.next().await;
+        assert_eq!(begin.elapsed(), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_folder_holds_its_visible_manifests() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.yml", "a.yaml", "c.json", ".hidden.yaml", "notes.txt", "a.yaml~"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        fs::create_dir(folder.path().join("d.yaml")).unwrap();
+        let texts = read(folder.path()).unwrap();
+        let names: Vec<_> = texts.keys().map(|it| it.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["a.yaml", "b.yml", "c.json"]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_or_too_large_is_told_apart_from_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("bytes.yaml"), [0xff, 0xfe, 0x00]).unwrap();
+        fs::write(folder.path().join("good.yaml"), "x").unwrap();
+        let large = File::create(folder.path().join("large.yaml")).unwrap();
+        large.set_len(FILE_BYTES_MAX + 1).unwrap();
+        let results: Vec<_> = read(folder.path()).unwrap().into_values().collect();
+        assert_eq!(results[0].as_deref(), Err(&"stream did not contain valid UTF-8".to_string()));
+        assert_eq!(results[1].as_deref(), Ok("x"));
+        assert_eq!(results[2].as_deref(), Err(&"larger than 16 MiB; split it".to_string()));
+    }
+}

@@ -1,0 +1,266 @@
+//! Owns the way from a file's text to the pools in it. Every mistake is a `Problem` with its file and line;
+//! none of them hides another pool.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::documents::{self, Document};
+use crate::balance::pool::PoolId;
+use crate::source::admission::Admission;
+use crate::source::translate::{self, BackendSource, FieldError, Translated};
+
+/// A line of a file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The file.
+    pub file: Arc<Path>,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// A mistake in a file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where.
+    pub place: Place,
+    /// Which field; empty where it is the file or document as a whole.
+    pub field: String,
+    /// What is wrong and what to do about it.
+    pub reason: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let colon = if self.field.is_empty() { "" } else { ": " };
+        write!(f, "{}: {}{colon}{}", self.place, self.field, self.reason)
+    }
+}
+
+/// Who is going to serve the pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A cluster, which knows Services.
+    Cluster,
+    /// A process of its own, which does not.
+    Standalone,
+}
+
+/// What a file holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// The pools, in the order written.
+    pub pools: Vec<Found>,
+    /// Mistakes that cannot be put down to a pool: which pools the file holds is uncertain then.
+    pub loose: Vec<Problem>,
+    /// Documents of other kinds, which are none of our business.
+    pub others: Vec<(Place, String)>,
+}
+
+/// One pool of a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Who it is.
+    pub id: PoolId,
+    /// Where its document begins.
+    pub place: Place,
+    /// The pool, or everything that is wrong with it.
+    pub outcome: Result<Translated, Vec<Problem>>,
+}
+
+/// Reads the pools of `text`, the content of `file`.
+pub fn read(text: &str, file: &Arc<Path>, admission: &Admission, target: Target) -> Reading {
+    let mut reading = Reading::default();
+    let documents = match documents::read(text) {
+        Ok(documents) => documents,
+        Err(error) => {
+            let place = Place { file: file.clone(), line: error.line };
+            reading.loose.push(Problem { place, field: String::new(), reason: error.reason });
+            return reading;
+        }
+    };
+    if documents.is_empty() {
+        let reason = "holds no document; its pools stay as they were".into();
+        let place = Place { file: file.clone(), line: 1 };
+        reading.loose.push(Problem { place, field: String::new(), reason });
+    }
+    for document in documents {
+        take(document, file, admission, target, &mut reading);
+    }
+    reading
+}
+
+fn take(document: Document, file: &Arc<Path>, admission: &Admission, target: Target, reading: &mut Reading) {
+    let at = |path: &str| Place { file: file.clone(), line: document.line(path) };
+    let problem =
+        |error: FieldError| Problem { place: at(&error.path), field: error.path, reason: error.reason };
+    match kind(&document.value) {
+        Kind::Pool => {}
+        Kind::Other(name) => return reading.others.push((at(""), name)),
+        Kind::Unclear(error) => return reading.loose.push(problem(error)),
+    }
+    let mut errors: Vec<FieldError> = document.ambiguities().collect();
+    let translated = admission
+        .admit(document.value.clone())
+        .and_then(|resource| translate::pool(&resource))
+        .and_then(|translated| resolvable(translated, target));
+    let translated = translated.map_err(|more| errors.extend(more)).ok();
+    let problems = errors.into_iter().map(problem);
+    let Some(id) = id(&document.value) else { return reading.loose.extend(problems) };
+    let mut problems: Vec<Problem> = problems.collect();
+    problems.sort();
+    let outcome = translated.filter(|_| problems.is_empty()).ok_or(problems);
+    reading.pools.push(Found { id, place: at(""), outcome });
+}
+
+enum Kind {
+    Pool,
+    Other(String),
+    Unclear(FieldError),
+}
+
+fn kind(value: &Value) -> Kind {
+    let (version, kind) = (value["apiVersion"].as_str(), value["kind"].as_str());
+    match (version, kind) {
+        (Some("guideway.dev/v1alpha1"), Some("LoadBalancerPool")) => Kind::Pool,
+        (Some("guideway.dev/v1alpha1"), Some(other)) => Kind::Unclear(FieldError::new(
+            "kind",
+            format!("{other} is unknown; guideway.dev/v1alpha1 has LoadBalancerPool"),
+        )),
+        (Some(version), _) if version.starts_with("guideway.dev/") => Kind::Unclear(FieldError::new(
+            "apiVersion",
+            format!("{version} is unknown; write guideway.dev/v1alpha1"),
+        )),
+        (Some(_), Some(other)) => Kind::Other(other.into()),
+        (None, _) => Kind::Unclear(FieldError::new("apiVersion", "is missing; write guideway.dev/v1alpha1")),
+        (_, None) => Kind::Unclear(FieldError::new("kind", "is missing; write LoadBalancerPool")),
+    }
+}
+
+fn id(value: &Value) -> Option<PoolId> {
+    let name = value["metadata"]["name"].as_str().filter(|name| !name.is_empty())?;
+    Some(PoolId::new(value["metadata"]["namespace"].as_str().unwrap_or("default"), name))
+}
+
+/// Services exist in clusters only.
+fn resolvable(translated: Translated, target: Target) -> Result<Translated, Vec<FieldError>> {
+    let of_services = translated.backends.iter().enumerate().filter_map(|(index, backend)| match backend {
+        BackendSource::Service { service, .. } if target == Target::Standalone => Some(FieldError::new(
+            format!("spec.backends[{index}].service"),
+            format!("Service {service} exists in a cluster only; list endpoints here"),
+        )),
+        _ => None,
+    });
+    let errors: Vec<FieldError> = of_services.collect();
+    if errors.is_empty() { Ok(translated) } else { Err(errors) }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A pool with one endpoint.
+    pub(crate) fn pool(name: &str, port: u32) -> String {
+        format!(
+            "apiVersion: guideway.dev/v1alpha1\n\
+             kind: LoadBalancerPool\n\
+             metadata: {{name: {name}}}\n\
+             spec:\n  \
+               listeners:\n  \
+               - name: web\n    \
+                 port: {port}\n  \
+               backends:\n  \
+               - name: all\n    \
+                 endpoints: [{{address: 192.0.2.1, port: 80}}]\n"
+        )
+    }
+
+    fn check(text: &str, target: Target, expected: &[&str]) {
+        let file: Arc<Path> = Path::new("pools.yaml").into();
+        let reading = read(text, &file, &Admission::new().unwrap(), target);
+        let of_pools = reading.pools.iter().flat_map(|it| it.outcome.as_ref().err().into_iter().flatten());
+        let found: Vec<String> = of_pools.chain(&reading.loose).map(ToString::to_string).collect();
+        assert_eq!(found, expected, "{text}");
+    }
+
+    #[test]
+    fn mistakes_have_file_line_field_and_reason() {
+        let text = format!("{}---\n{}", pool("a", 8080), pool("b", 70_000));
+        check(
+            &text,
+            Target::Standalone,
+            &["pools.yaml:18: spec.listeners[0].port: 70000 is not a port; use 1 to 65535"],
+        );
+        check("a: [", Target::Standalone, &["pools.yaml:2: did not find expected node content"]);
+        check("", Target::Standalone, &["pools.yaml:1: holds no document; its pools stay as they were"]);
+        check(
+            "kind: LoadBalancerPool\n",
+            Target::Standalone,
+            &["pools.yaml:1: apiVersion: is missing; write guideway.dev/v1alpha1"],
+        );
+        let text = pool("a", 80).replace("{name: a}", "{title: a}");
+        check(&text, Target::Standalone, &["pools.yaml:3: metadata.name: is missing; give the pool a name"]);
+        let text = pool("a", 80).replace("LoadBalancerPool", "Pool");
+        check(
+            &text,
+            Target::Standalone,
+            &["pools.yaml:2: kind: Pool is unknown; guideway.dev/v1alpha1 has LoadBalancerPool"],
+        );
+        let text = pool("a", 80).replace("v1alpha1", "v9");
+        check(
+            &text,
+            Target::Standalone,
+            &["pools.yaml:1: apiVersion: guideway.dev/v9 is unknown; write guideway.dev/v1alpha1"],
+        );
+        check(
+            &pool("off", 80),
+            Target::Standalone,
+            &["pools.yaml:3: metadata.name: kubectl reads `off` as a boolean or number; put it in quotes"],
+        );
+    }
+
+    #[test]
+    fn mistakes_that_the_schema_cannot_see_have_their_line_too() {
+        let twice = "[{address: 192.0.2.1, port: 80}]\n  - name: more\n    endpoints:\n    - {address: 192.0.2.1, port: 80}";
+        let text = pool("a", 80).replace("[{address: 192.0.2.1, port: 80}]", twice);
+        check(
+            &text,
+            Target::Standalone,
+            &[
+                "pools.yaml:13: spec.backends[1].endpoints[0]: spec.backends[0].endpoints[0] is 192.0.2.1:80 already; \
+             list each address and port once",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_service_is_a_mistake_only_without_a_cluster() {
+        let text = pool("a", 80)
+            .replace("endpoints: [{address: 192.0.2.1, port: 80}]", "service: {name: web, port: 80}");
+        check(&text, Target::Cluster, &[]);
+        check(
+            &text,
+            Target::Standalone,
+            &[
+                "pools.yaml:10: spec.backends[0].service: Service web exists in a cluster only; list endpoints here",
+            ],
+        );
+    }
+
+    #[test]
+    fn documents_of_other_kinds_are_left_alone() {
+        let text = format!("apiVersion: v1\nkind: Service\n---\n{}", pool("a", 80));
+        let file: Arc<Path> = Path::new("all.yaml").into();
+        let reading = read(&text, &file, &Admission::new().unwrap(), Target::Cluster);
+        assert_eq!(reading.others, [(Place { file: file.clone(), line: 1 }, "Service".into())]);
+        assert_eq!(reading.pools[0].place, Place { file, line: 4 });
+    }
+}

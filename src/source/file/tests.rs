@@ -1,0 +1,283 @@
+//! The file source on real files: edits, renames and swapped links as editors and Kubernetes make them.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::subscriber::DefaultGuard;
+
+use super::folder::Changes;
+use super::reading::tests::pool;
+use super::{Error, Options, follow};
+use crate::handoff::{BindState, BindingsWriter, Reader, bindings, handoff};
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+use crate::source::programmer::Programmer;
+
+/// Long enough for a machine under load.
+const SOON: Duration = Duration::from_secs(30);
+/// So rarely that only the system can have told of a change.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// A source that runs on files of its own.
+struct Running {
+    reader: Reader,
+    readiness: Readiness,
+    metrics: Metrics,
+    ports: BindingsWriter,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), Error>>,
+    log: UnboundedReceiver<String>,
+    _logging: DefaultGuard,
+}
+
+impl Running {
+    fn start(path: &Path, state_dir: Option<&Path>) -> Self {
+        let (publisher, reader) = handoff();
+        let (ports, ports_reader) = bindings();
+        let (logging, log) = capture_log();
+        let readiness = Readiness::default();
+        let metrics = Metrics::new(reader.clone());
+        let stop = CancellationToken::new();
+        let options = Options { path: path.into(), state_dir: state_dir.map(Into::into) };
+        let programmer = Programmer::new(publisher, metrics.control());
+        let latch = readiness.latch("pools");
+        let changes = Changes::of(path, NEVER);
+        let source =
+            follow(options, changes, programmer, ports_reader, latch, metrics.control(), stop.clone());
+        let task = tokio::spawn(source);
+        Self { reader, readiness, metrics, ports, stop, task, log, _logging: logging }
+    }
+
+    /// Waits until exactly these ports are served.
+    async fn serves(&mut self, ports: &[u16]) {
+        let served = async {
+            while self.reader.load().ports().collect::<Vec<_>>() != ports {
+                assert!(self.reader.changed().await, "the source ended");
+            }
+        };
+        assert!(
+            timeout(SOON, served).await.is_ok(),
+            "not {ports:?} but {:?}",
+            self.reader.load().ports().collect::<Vec<_>>()
+        );
+    }
+
+    /// Waits until the log says this.
+    async fn says(&mut self, words: &str) {
+        let mut seen = String::new();
+        let said = async {
+            while let Some(line) = self.log.recv().await {
+                if line.contains(words) {
+                    return;
+                }
+                seen += &line;
+            }
+        };
+        assert!(timeout(SOON, said).await.is_ok(), "no `{words}` in:\n{seen}");
+    }
+
+    fn digest(&self) -> u64 {
+        self.reader.load().pools().next().expect("a pool").digest
+    }
+
+    async fn end(self) -> Result<(), Error> {
+        self.stop.cancel();
+        self.task.await.unwrap()
+    }
+}
+
+#[derive(Clone)]
+struct Lines(UnboundedSender<String>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _nobody_listens = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The log of this thread, line by line. The tests' runtimes have one thread.
+fn capture_log() -> (DefaultGuard, UnboundedReceiver<String>) {
+    let (lines, log) = unbounded_channel();
+    let lines = Lines(lines);
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || lines.clone()).finish();
+    (tracing::subscriber::set_default(subscriber), log)
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[tokio::test]
+async fn an_edited_file_is_in_force_at_once() {
+    let folder = folder();
+    let file = folder.path().join("pools.yaml");
+    fs::write(&file, pool("a", 8001)).unwrap();
+    let mut running = Running::start(&file, None);
+    running.serves(&[8001]).await;
+    assert!(running.readiness.is_ready());
+    fs::write(&file, pool("a", 8002)).unwrap();
+    running.serves(&[8002]).await;
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_renamed_over_is_followed() {
+    let folder = folder();
+    let file = folder.path().join("pools.yaml");
+    fs::write(&file, pool("a", 8001)).unwrap();
+    let mut running = Running::start(&file, None);
+    running.serves(&[8001]).await;
+    for port in [8002, 8003] {
+        let beside = folder.path().join("pools.yaml~");
+        fs::write(&beside, pool("a", port.into())).unwrap();
+        fs::rename(&beside, &file).unwrap();
+        running.serves(&[port]).await;
+    }
+    running.end().await.unwrap();
+}
+
+/// A ConfigMap volume: `pools.yaml -> ..data/pools.yaml`, `..data -> ..1`, and one rename swaps `..data`.
+#[tokio::test]
+async fn a_swapped_configmap_volume_is_followed() {
+    for as_folder in [false, true] {
+        let folder = folder();
+        let write = |version: &str, port| {
+            let data = folder.path().join(version);
+            fs::create_dir(&data).unwrap();
+            fs::write(data.join("pools.yaml"), pool("a", port)).unwrap();
+            symlink(version, folder.path().join("..data_tmp")).unwrap();
+            fs::rename(folder.path().join("..data_tmp"), folder.path().join("..data")).unwrap();
+        };
+        write("..1", 8001);
+        let file = folder.path().join("pools.yaml");
+        symlink("..data/pools.yaml", &file).unwrap();
+        let mut running = Running::start(if as_folder { folder.path() } else { &file }, None);
+        running.serves(&[8001]).await;
+        write("..2", 8002);
+        fs::remove_dir_all(folder.path().join("..1")).unwrap();
+        running.serves(&[8002]).await;
+        write("..3", 8003);
+        running.serves(&[8003]).await;
+        running.end().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn files_of_a_folder_come_and_go_with_their_pools() {
+    let folder = folder();
+    fs::write(folder.path().join("a.yaml"), pool("a", 8001)).unwrap();
+    fs::write(folder.path().join("notes.txt"), "not a pool").unwrap();
+    let mut running = Running::start(folder.path(), None);
+    running.serves(&[8001]).await;
+    fs::write(folder.path().join("b.json"), serde_json::to_string(&json_of(&pool("b", 8002))).unwrap())
+        .unwrap();
+    running.serves(&[8001, 8002]).await;
+    fs::remove_file(folder.path().join("a.yaml")).unwrap();
+    running.serves(&[8002]).await;
+    running.end().await.unwrap();
+}
+
+fn json_of(yaml: &str) -> serde_json::Value {
+    serde_yaml::from_str(yaml).unwrap()
+}
+
+#[tokio::test]
+async fn a_bad_edit_is_told_with_its_line_and_disturbs_nothing() {
+    let folder = folder();
+    let file = folder.path().join("pools.yaml");
+    fs::write(&file, format!("{}---\n{}", pool("a", 8001), pool("b", 8002))).unwrap();
+    let mut running = Running::start(&file, None);
+    running.serves(&[8001, 8002]).await;
+    fs::write(&file, format!("{}---\n{}", pool("a", 70_000), pool("b", 8003))).unwrap();
+    running.says("pools.yaml:7: spec.listeners[0].port: 70000 is not a port; use 1 to 65535").await;
+    running.serves(&[8001, 8003]).await;
+    assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 1"));
+    fs::write(&file, "pools: [").unwrap();
+    running.says("pools.yaml:2: ").await;
+    running.serves(&[8001, 8003]).await;
+    fs::remove_file(&file).unwrap();
+    running.says("cannot be read: No such file").await;
+    running.serves(&[8001, 8003]).await;
+    fs::write(&file, pool("a", 8004)).unwrap();
+    running.says("all mistakes are corrected").await;
+    running.serves(&[8004]).await;
+    assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 0"));
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn it_is_ready_once_there_is_a_pool() {
+    let folder = folder();
+    let file = folder.path().join("pools.yaml");
+    fs::write(&file, pool("a", 70_000)).unwrap();
+    let mut running = Running::start(&file, None);
+    running.says("70000 is not a port").await;
+    assert!(!running.readiness.is_ready());
+    fs::write(&file, pool("a", 8001)).unwrap();
+    running.serves(&[8001]).await;
+    assert!(running.readiness.is_ready());
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_there_at_start_is_an_error() {
+    let folder = folder();
+    let running = Running::start(&folder.path().join("none.yaml"), None);
+    let error = running.task.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("none.yaml cannot be read: No such file"), "{error}");
+}
+
+#[tokio::test]
+async fn a_port_that_cannot_be_opened_is_told() {
+    let folder = folder();
+    let file = folder.path().join("pools.yaml");
+    fs::write(&file, pool("a", 80)).unwrap();
+    let mut running = Running::start(&file, None);
+    running.serves(&[80]).await;
+    running.ports.report([(80, BindState::Failed { reason: "permission denied".into() })].into());
+    running.says("port cannot be opened port=80 reason=permission denied").await;
+    running.end().await.unwrap();
+}
+
+/// Endpoints in the order given; whoever comes first on an empty table gets the first seat.
+fn endpoints(addresses: &[u8]) -> String {
+    let list: Vec<String> =
+        addresses.iter().map(|it| format!("{{address: 192.0.2.{it}, port: 80}}")).collect();
+    pool("a", 8001).replace("{address: 192.0.2.1, port: 80}", &list.join(", "))
+}
+
+#[tokio::test]
+async fn seats_survive_a_restart() {
+    let (folder, state) = (folder(), folder());
+    let file = folder.path().join("pools.yaml");
+    fs::write(&file, endpoints(&[5, 6])).unwrap();
+    let mut running = Running::start(&file, Some(state.path()));
+    running.serves(&[8001]).await;
+    fs::write(&file, endpoints(&[1, 5, 6])).unwrap();
+    running.says("total=3").await;
+    let digest = running.digest();
+    running.end().await.unwrap();
+
+    let mut restarted = Running::start(&file, Some(state.path()));
+    restarted.serves(&[8001]).await;
+    assert_eq!(restarted.digest(), digest);
+    restarted.end().await.unwrap();
+
+    let mut forgetful = Running::start(&file, None);
+    forgetful.serves(&[8001]).await;
+    assert_ne!(forgetful.digest(), digest, "seats play no part in this test");
+    forgetful.end().await.unwrap();
+}
