@@ -1,5 +1,5 @@
 //! Replicas that see the same events at different times end with the same table.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 #[path = "../bench/table/replicas.rs"]
 mod replicas;
