@@ -4,6 +4,7 @@
 //! `handoff` swaps the decision in one step, and `proxy` carries the traffic by it.
 //! ARCHITECTURE.md has the map, the way of the data and the invariants.
 
+pub mod app;
 pub mod balance;
 pub mod cli;
 pub mod crd;

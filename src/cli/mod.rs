@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod crd;
+mod run;
 
 /// A Kubernetes-native load balancer: controller and proxy in one process.
 #[derive(Debug, Parser)]
@@ -16,6 +17,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve the pools of a cluster, or of a file with --file
+    Run(crate::settings::Flags),
     /// Print the CustomResourceDefinitions, ready for `kubectl apply -f -`
     Crd,
 }
@@ -24,6 +27,7 @@ impl Cli {
     /// Carries out the command.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Run(flags) => run::execute(flags),
             Command::Crd => crd::execute(),
         }
     }

@@ -1,0 +1,228 @@
+//! Owns the composition: builds the parts, starts them, watches them, and drains them in order.
+//! Nothing else knows all rooms.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::handoff::{self, BindingsReader, Reader};
+use crate::metrics::Metrics;
+use crate::proxy::{Limits, Proxy, ProxyHandle, ProxyOptions};
+use crate::readiness::{Latch, Readiness};
+use crate::source::programmer::Programmer;
+use crate::source::{file, kubernetes};
+use crate::vitals::Vitals;
+
+/// What a process is to be.
+#[derive(Debug)]
+pub struct Options {
+    /// Where pools come from.
+    pub source: Source,
+    /// Threads that carry traffic.
+    pub workers: NonZeroUsize,
+    /// Address the listeners bind; all addresses when absent.
+    pub address: Option<IpAddr>,
+    /// Where metrics and health are served.
+    pub metrics_address: SocketAddr,
+    /// On leaving, time to go on accepting while clients and Services learn of it.
+    pub drain_delay: Duration,
+    /// After that, the longest wait for requests in flight.
+    pub drain_timeout: Duration,
+}
+
+/// Where pools come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A file or folder.
+    File(file::Options),
+    /// A cluster.
+    Cluster {
+        /// How to reach it; the usual ways when absent.
+        kubeconfig: Option<PathBuf>,
+        /// Namespace of the Lease; that of the service account or context when absent.
+        namespace: Option<String>,
+        /// Name of this replica; the host's name when absent.
+        identity: Option<String>,
+        /// Namespaces to watch; all when empty.
+        watch: Vec<String>,
+    },
+}
+
+/// A running process.
+#[derive(Debug)]
+pub struct App {
+    readiness: Readiness,
+    reader: Reader,
+    metrics: Arc<Metrics>,
+    metrics_address: SocketAddr,
+    proxy: ProxyHandle,
+    source: JoinHandle<anyhow::Result<()>>,
+    vitals: JoinHandle<std::io::Result<()>>,
+    end_vitals: CancellationToken,
+    stop: CancellationToken,
+    drain_delay: Duration,
+    drain_timeout: Duration,
+}
+
+impl App {
+    /// Builds and starts everything. Fails when the metrics port is taken or the cluster's
+    /// configuration cannot be read; an API server that is away is waited for.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let listener = Vitals::bind(options.metrics_address)
+            .await
+            .with_context(|| format!("metrics address {} (--metrics-address)", options.metrics_address))?;
+        let metrics_address = listener.local_addr().context("metrics address")?;
+        let (publisher, reader) = handoff::handoff();
+        let (bindings, bound) = handoff::bindings();
+        let metrics = Arc::new(Metrics::new(reader.clone()));
+        let readiness = Readiness::default();
+        let (ports, pools) = (readiness.latch("listeners"), readiness.latch("pools"));
+        let stop = CancellationToken::new();
+        let source = {
+            let programmer = Programmer::new(publisher, metrics.control());
+            let parts = Parts { programmer, bindings: bound, pools, metrics: metrics.clone(), stop: stop.clone() };
+            start_source(options.source, parts).await?
+        };
+        let proxy = ProxyOptions {
+            workers: options.workers,
+            address: options.address,
+            limits: Limits::of_this_process(),
+        };
+        let proxy = Proxy::start(proxy, reader.clone(), bindings, metrics.traffic(), ports)
+            .context("the worker threads cannot start")?;
+        let vitals = Vitals::new(metrics.clone(), readiness.clone());
+        let end_vitals = CancellationToken::new();
+        let vitals = tokio::spawn(vitals.serve(listener, end_vitals.clone()));
+        let (drain_delay, drain_timeout) = (options.drain_delay, options.drain_timeout);
+        tracing::info!(workers = options.workers, metrics = %metrics_address, "started");
+        Ok(Self {
+            readiness,
+            reader,
+            metrics,
+            metrics_address,
+            proxy,
+            source,
+            vitals,
+            end_vitals,
+            stop,
+            drain_delay,
+            drain_timeout,
+        })
+    }
+
+    /// The snapshot in use.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Everything that can be scraped.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Whether traffic may be sent here.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Where metrics and health are served, with the port that was chosen for port 0.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics_address
+    }
+
+    /// Returns only when a part ended that should run for ever, and says which.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        tokio::select! {
+            lost = self.proxy.failed() => lost.into(),
+            ended = &mut self.source => what_ended("source of pools", ended),
+            ended = &mut self.vitals => what_ended("metrics port", ended.map(|it| it.map_err(Into::into))),
+        }
+    }
+
+    /// Leaves in order: unready, wait until others know, stop accepting, drain, let go of the lease.
+    /// Metrics and health answer to the last.
+    pub async fn drain(self) -> anyhow::Result<()> {
+        self.readiness.drain();
+        tracing::info!(delay = ?self.drain_delay, "leaving: unready, still accepting");
+        tokio::time::sleep(self.drain_delay).await;
+        tracing::info!(timeout = ?self.drain_timeout, "leaving: no new connections, finishing requests");
+        let cut = self.proxy.drain(self.drain_timeout).await;
+        if cut > 0 {
+            tracing::warn!(connections = cut, "leaving: connections cut at the drain timeout");
+        }
+        self.stop.cancel();
+        self.source.await.context("the source of pools died")??;
+        self.end_vitals.cancel();
+        self.vitals.await.context("the metrics port died")?.context("the metrics port")?;
+        tracing::info!("left");
+        Ok(())
+    }
+}
+
+fn what_ended(part: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow::anyhow!("the {part} ended by itself"),
+        Ok(Err(error)) => error,
+        Err(error) => anyhow::Error::new(error).context(format!("the {part} died")),
+    }
+}
+
+/// What every source needs.
+struct Parts {
+    programmer: Programmer,
+    bindings: BindingsReader,
+    pools: Latch,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+}
+
+async fn start_source(source: Source, parts: Parts) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+    let Parts { programmer, bindings, pools, metrics, stop } = parts;
+    let control = metrics.control();
+    Ok(match source {
+        Source::File(options) => tokio::spawn(async move {
+            Ok(file::run(options, programmer, bindings, pools, control, stop).await?)
+        }),
+        Source::Cluster { kubeconfig, namespace, identity, watch } => {
+            let config = cluster_config(kubeconfig).await?;
+            let options = kubernetes::Options {
+                namespaces: watch,
+                lease_namespace: namespace.unwrap_or_else(|| config.default_namespace.clone()),
+                identity: identity.map_or_else(host_name, Ok)?,
+            };
+            let client = kubernetes::connect(config).context("the cluster's configuration cannot be used")?;
+            tokio::spawn(async move {
+                Ok(kubernetes::run(client, options, programmer, bindings, pools, control, stop).await?)
+            })
+        }
+    })
+}
+
+async fn cluster_config(kubeconfig: Option<PathBuf>) -> anyhow::Result<kube::Config> {
+    let Some(path) = kubeconfig else {
+        return kube::Config::infer()
+            .await
+            .context("no cluster found: run in a pod, set KUBECONFIG or --kubeconfig, or serve a file with --file");
+    };
+    let config = kube::config::Kubeconfig::read_from(&path)
+        .with_context(|| format!("--kubeconfig {}", path.display()))?;
+    let options = kube::config::KubeConfigOptions::default();
+    kube::Config::from_custom_kubeconfig(config, &options)
+        .await
+        .with_context(|| format!("--kubeconfig {}", path.display()))
+}
+
+/// The host's name, which in a pod is the pod's name.
+fn host_name() -> anyhow::Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("the host's name; set --identity")?;
+    match name.trim() {
+        "" => bail!("the host has no name; set --identity"),
+        name => Ok(name.to_owned()),
+    }
+}

@@ -1,0 +1,71 @@
+//! Owns `guideway run`: serves pools from a cluster or a file until SIGTERM or SIGINT.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::{App, Options, Source};
+use crate::settings::{self, Flags, Settings};
+use crate::source::file;
+use crate::telemetry;
+
+/// Threads of the control plane. Two, so that a scrape is answered while tables are built.
+const CONTROL_THREADS: usize = 2;
+
+/// Exit code for flags that cannot be used.
+const USAGE: u8 = 2;
+
+/// Runs until told to stop. Exit code 2 for settings that cannot be used, 1 when a part failed.
+pub(super) fn execute(flags: Flags) -> anyhow::Result<ExitCode> {
+    let settings = match Settings::check(flags) {
+        Ok(settings) => settings,
+        Err(mistakes) => {
+            mistakes.iter().for_each(|mistake| eprintln!("guideway: {mistake}"));
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    telemetry::start(&settings.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("guideway-control")
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(settings))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut app = tokio::select! {
+        app = App::start(options(settings)) => app?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    tokio::select! {
+        failure = app.failed() => return Err(failure),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tokio::select! {
+        drained = app.drain() => drained,
+        // Whoever asks twice does not want to wait.
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
+fn options(settings: Settings) -> Options {
+    let source = match settings.source {
+        settings::Source::File { path, state_dir } => Source::File(file::Options { path, state_dir }),
+        settings::Source::Cluster { kubeconfig, namespace, identity } => {
+            Source::Cluster { kubeconfig, namespace, identity, watch: Vec::new() }
+        }
+    };
+    Options {
+        source,
+        workers: settings.workers,
+        address: None,
+        metrics_address: settings.metrics_address,
+        drain_delay: settings.drain_delay,
+        drain_timeout: settings.drain_timeout,
+    }
+}
