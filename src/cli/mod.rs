@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod check;
 mod crd;
 mod run;
 
@@ -19,6 +20,8 @@ pub struct Cli {
 enum Command {
     /// Serve the pools of a cluster, or of a file with --file
     Run(crate::settings::Flags),
+    /// Report every error a cluster would find in files of pools, offline; exit 1 if any
+    Check(check::Flags),
     /// Print the CustomResourceDefinitions, ready for `kubectl apply -f -`
     Crd,
 }
@@ -28,6 +31,7 @@ impl Cli {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(flags) => run::execute(flags),
+            Command::Check(flags) => check::execute(&flags),
             Command::Crd => crd::execute(),
         }
     }

@@ -25,6 +25,7 @@ use crate::readiness::Latch;
 mod catalog;
 mod documents;
 mod folder;
+pub mod inspection;
 mod marks;
 pub mod reading;
 mod seats;

@@ -74,6 +74,14 @@ pub struct Found {
     pub place: Place,
     /// The pool, or everything that is wrong with it.
     pub outcome: Result<Translated, Vec<Problem>>,
+    document: Document,
+}
+
+impl Found {
+    /// Where the field at `path` stands.
+    pub fn place_of(&self, path: &str) -> Place {
+        Place { file: self.place.file.clone(), line: self.document.line(path) }
+    }
 }
 
 /// Reads the pools of `text`, the content of `file`.
@@ -88,7 +96,7 @@ pub fn read(text: &str, file: &Arc<Path>, admission: &Admission, target: Target)
         }
     };
     if documents.is_empty() {
-        let reason = "holds no document; its pools stay as they were".into();
+        let reason = "holds no document; write a LoadBalancerPool".into();
         let place = Place { file: file.clone(), line: 1 };
         reading.loose.push(Problem { place, field: String::new(), reason });
     }
@@ -117,8 +125,9 @@ fn take(document: Document, file: &Arc<Path>, admission: &Admission, target: Tar
     let Some(id) = id(&document.value) else { return reading.loose.extend(problems) };
     let mut problems: Vec<Problem> = problems.collect();
     problems.sort();
+    let place = at("");
     let outcome = translated.filter(|_| problems.is_empty()).ok_or(problems);
-    reading.pools.push(Found { id, place: at(""), outcome });
+    reading.pools.push(Found { id, place, outcome, document });
 }
 
 enum Kind {
@@ -200,7 +209,7 @@ pub(super) mod tests {
             &["pools.yaml:18: spec.listeners[0].port: 70000 is not a port; use 1 to 65535"],
         );
         check("a: [", Target::Standalone, &["pools.yaml:2: did not find expected node content"]);
-        check("", Target::Standalone, &["pools.yaml:1: holds no document; its pools stay as they were"]);
+        check("", Target::Standalone, &["pools.yaml:1: holds no document; write a LoadBalancerPool"]);
         check(
             "kind: LoadBalancerPool\n",
             Target::Standalone,

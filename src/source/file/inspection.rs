@@ -1,0 +1,164 @@
+//! Owns the look at files that nobody serves yet: what a cluster, or a process of its own, would say to all
+//! of them together.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::catalog::doubles;
+use super::folder::{self, Texts};
+use super::reading::{self, Found, Place, Problem, Reading, Target};
+use crate::balance::pool::PoolId;
+use crate::crd::manifest::ManifestError;
+use crate::source::admission::Admission;
+use crate::source::translate::Translated;
+
+/// What is in the files.
+#[derive(Debug, Default)]
+pub struct Inspection {
+    /// Everything that is wrong, by file and line.
+    pub problems: Vec<Problem>,
+    /// The pools with nothing wrong of their own, by file and line.
+    pub pools: Vec<(Place, Translated)>,
+    /// Documents of other kinds, which were not looked at.
+    pub others: Vec<(Place, String)>,
+}
+
+/// Looks at files and folders; `-` is standard input.
+pub fn inspect(paths: &[PathBuf], target: Target) -> Result<Inspection, ManifestError> {
+    let admission = Admission::new()?;
+    let mut inspection = Inspection::default();
+    let mut pools: BTreeMap<PoolId, Vec<Found>> = BTreeMap::new();
+    for path in paths {
+        for (file, text) in texts(path) {
+            let reading = match text {
+                Ok(text) => reading::read(&text, &file, &admission, target),
+                Err(error) => unreadable(file, &error),
+            };
+            inspection.problems.extend(reading.loose);
+            inspection.others.extend(reading.others);
+            reading.pools.into_iter().for_each(|pool| pools.entry(pool.id.clone()).or_default().push(pool));
+        }
+    }
+    pools.iter().for_each(|(id, places)| inspection.problems.extend(doubles(id, places)));
+    let mut pools: Vec<Found> = pools.into_values().flatten().collect();
+    pools.sort_by(|a, b| a.place.cmp(&b.place));
+    inspection.problems.extend(port_conflicts(&pools));
+    for pool in pools {
+        match pool.outcome {
+            Ok(translated) => inspection.pools.push((pool.place, translated)),
+            Err(problems) => inspection.problems.extend(problems),
+        }
+    }
+    inspection.problems.sort();
+    Ok(inspection)
+}
+
+fn texts(path: &Path) -> Texts {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        let read = io::stdin().read_to_string(&mut text);
+        let text = read.map(|_| text.into()).map_err(|error| error.to_string());
+        return Texts::from([(Path::new("stdin").into(), text)]);
+    }
+    match folder::read(path) {
+        Ok(texts) if texts.is_empty() => {
+            Texts::from([(path.into(), Err("the folder holds no .yaml, .yml or .json file".into()))])
+        }
+        Ok(texts) => texts,
+        Err(error) => Texts::from([(path.into(), Err(error.to_string()))]),
+    }
+}
+
+fn unreadable(file: Arc<Path>, error: &str) -> Reading {
+    let place = Place { file, line: 1 };
+    let problem = Problem { place, field: String::new(), reason: format!("cannot be read: {error}") };
+    Reading { loose: vec![problem], ..Reading::default() }
+}
+
+/// A port belongs to one pool; which of two keeps it, only their age in the cluster decides.
+fn port_conflicts(pools: &[Found]) -> Vec<Problem> {
+    let mut holders: BTreeMap<u16, &Found> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for found in pools {
+        let Ok(translated) = &found.outcome else { continue };
+        for (index, listener) in translated.pool.listeners.iter().enumerate() {
+            let holder = holders.entry(listener.port).or_insert(found);
+            if holder.id == found.id {
+                continue;
+            }
+            let field = format!("spec.listeners[{index}].port");
+            let reason = format!(
+                "pool {} at {} has port {} too and only the older of the two would get it; use another port",
+                holder.id, holder.place, listener.port
+            );
+            problems.push(Problem { place: found.place_of(&field), field, reason });
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::reading::tests::pool;
+    use super::*;
+
+    fn check(files: &[(&str, String)], problems: &[&str], pools: &[&str]) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let inspection = inspect(&[folder.path().into()], Target::Cluster).unwrap();
+        let prefix = format!("{}/", folder.path().display());
+        let bare = |text: String| text.replace(&prefix, "");
+        let found: Vec<String> = inspection.problems.iter().map(|it| bare(it.to_string())).collect();
+        assert_eq!(found, problems);
+        let found: Vec<String> = inspection
+            .pools
+            .iter()
+            .map(|(place, translated)| bare(format!("{place}: {}", translated.pool.id)))
+            .collect();
+        assert_eq!(found, pools);
+    }
+
+    #[test]
+    fn pools_are_held_against_each_other_over_all_files() {
+        check(
+            &[
+                ("a.yaml", format!("{}---\n{}", pool("a", 80), pool("b", 81))),
+                ("b.yaml", format!("{}---\n{}", pool("a", 82), pool("c", 81))),
+            ],
+            &[
+                "b.yaml:1: metadata.name: pool default/a stands at a.yaml:1 already; remove or rename one of the two",
+                "b.yaml:18: spec.listeners[0].port: pool default/b at a.yaml:12 has port 81 too and only the older \
+                 of the two would get it; use another port",
+            ],
+            &["a.yaml:1: default/a", "a.yaml:12: default/b", "b.yaml:1: default/a", "b.yaml:12: default/c"],
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_problem_of_its_own() {
+        let missing = PathBuf::from("/nowhere/pools.yaml");
+        let empty = tempfile::tempdir().unwrap();
+        let inspection = inspect(&[missing, empty.path().into()], Target::Cluster).unwrap();
+        let found: Vec<&str> = inspection.problems.iter().map(|it| it.reason.as_str()).collect();
+        let no_file = "cannot be read: No such file or directory (os error 2)";
+        assert_eq!(found, [no_file, "cannot be read: the folder holds no .yaml, .yml or .json file"]);
+    }
+
+    #[test]
+    fn every_file_is_looked_at() {
+        check(
+            &[("a.yaml", "a: [".into()), ("b.yaml", pool("b", 0)), ("c.yaml", pool("c", 80))],
+            &[
+                "a.yaml:2: did not find expected node content",
+                "b.yaml:7: spec.listeners[0].port: 0 is not a port; use 1 to 65535",
+            ],
+            &["c.yaml:1: default/c"],
+        );
+    }
+}
