@@ -64,13 +64,13 @@ start_own_engine() {
     remove_own_engine
     say "starting a Docker engine in a network namespace of its own"
     # It outlives this command: no terminal, no lock, not our process group.
-    as_root setsid --fork "$CLUSTER_DIR/engine/start" "$ENGINE_DIR" "$(id -g)" \
+    as_root setsid --fork "$CLUSTER_DIR/engine/start" "$ENGINE_DIR" "$(id -g)" "$ENGINE_CGROUP" \
         </dev/null >/dev/null 2>&1 9>&-
     use_own_engine
     until timeout 5 docker info >/dev/null 2>&1; do
-        if ((SECONDS - started > 60)); then
+        if ((SECONDS - started > 60)) || { ((SECONDS - started > 2)) && ! own_engine_pid >/dev/null; }; then
             tail -n 20 "$ENGINE_DIR/dockerd.log" >&2
-            die "dockerd did not answer within 60 s; its log is in $ENGINE_DIR/dockerd.log"
+            die "dockerd ended, or did not answer within 60 s; its log is in $ENGINE_DIR/dockerd.log"
         fi
         sleep 0.1
     done
