@@ -5,8 +5,9 @@
 use super::NOBODY;
 use super::permutation::{Permutation, advance};
 
-/// Ends a list of claims.
-const NONE: u32 = u32::MAX;
+/// Lists of claims keep lost slots until fewer than half of a list is still owned, and a few more so that
+/// short lists are left alone.
+const LOST_AT_LEAST: usize = 8;
 
 /// `T(N)` and, for every seat, its slots in the order of claim.
 #[derive(Debug)]
@@ -15,27 +16,26 @@ pub(super) struct Base {
     seed: u64,
     owners: Vec<u16>,
     counts: Vec<u32>,
-    /// The newest claim of each seat; the lists below lead from there to its oldest.
-    newest: Vec<u32>,
-    older: Vec<u32>,
-    newer: Vec<u32>,
+    /// What each seat ever took, in order. A slot that was lost never comes back, so whether it is still
+    /// owned can be read from `owners`, and nothing is done for each slot lost.
+    claims: Vec<Vec<u32>>,
     /// What each seat has above its new quota while another one joins.
     surplus: Vec<u32>,
+    /// Steps and slots of those the walk of a newcomer meets next. Empty between joins.
+    nearest: Vec<(u32, u32)>,
 }
 
 impl Base {
     /// `T(0)`: nobody owns anything.
     pub(super) fn new(size: u32, seed: u64) -> Self {
-        let slots = size as usize;
         Self {
             size,
             seed,
-            owners: vec![NOBODY; slots],
+            owners: vec![NOBODY; size as usize],
             counts: Vec::new(),
-            newest: Vec::new(),
-            older: vec![NONE; slots],
-            newer: vec![NONE; slots],
+            claims: Vec::new(),
             surplus: Vec::new(),
+            nearest: Vec::new(),
         }
     }
 
@@ -61,8 +61,8 @@ impl Base {
 
     /// The slots of `seat` from the newest claim to the oldest.
     pub(super) fn newest_first(&self, seat: usize) -> impl Iterator<Item = u32> {
-        let some = |slot: u32| (slot != NONE).then_some(slot);
-        std::iter::successors(some(self.newest[seat]), move |slot| some(self.older[*slot as usize]))
+        let is_kept = move |slot: &u32| usize::from(self.owners[*slot as usize]) == seat;
+        self.claims[seat].iter().rev().copied().filter(is_kept)
     }
 
     /// Becomes `T(seats)`. Growing costs a join for each new seat; shrinking starts over, because pools
@@ -83,52 +83,74 @@ impl Base {
         let quota = |seat: u32| floor + u32::from(seat < longer);
         self.surplus.clear();
         self.surplus.extend((0..).zip(&self.counts).map(|(other, count)| count - quota(other)));
+        let wanted = quota(u32::from(seat));
         self.counts.push(0);
-        self.newest.push(NONE);
+        self.claims.push(Vec::with_capacity(wanted as usize));
         self.surplus.push(0);
-        self.claim(seat, quota(u32::from(seat)));
+        self.claim(seat, wanted);
     }
 
     /// Walks the permutation of `seat` and takes `wanted` slots from seats with a surplus.
-    fn claim(&mut self, seat: u16, mut wanted: u32) {
-        let Permutation { offset: mut slot, skip } = Permutation::of_seat(seat, self.seed, self.size);
-        while wanted > 0 {
+    fn claim(&mut self, seat: u16, wanted: u32) {
+        let walk = Permutation::of_seat(seat, self.seed, self.size);
+        let mut slot = walk.offset;
+        let mut givers = self.surplus.iter().filter(|surplus| **surplus > 0).count() as u64;
+        while self.counts[usize::from(seat)] < wanted {
             let owner = self.owners[slot as usize];
             if owner == NOBODY {
-                self.append(seat, slot);
-                wanted -= 1;
+                self.take(slot, seat);
             } else if self.surplus[usize::from(owner)] > 0 {
+                if self.is_far(givers) {
+                    return self.claim_nearest(seat, walk);
+                }
                 self.surplus[usize::from(owner)] -= 1;
-                self.unlink(owner, slot);
-                self.append(seat, slot);
-                wanted -= 1;
+                givers -= u64::from(self.surplus[usize::from(owner)] == 0);
+                self.take(slot, seat);
             }
-            slot = advance(slot, skip, self.size);
+            slot = advance(slot, walk.skip, self.size);
         }
     }
 
-    fn unlink(&mut self, owner: u16, slot: u32) {
-        let (older, newer) = (self.older[slot as usize], self.newer[slot as usize]);
-        if newer == NONE {
-            self.newest[usize::from(owner)] = older;
-        } else {
-            self.older[newer as usize] = older;
-        }
-        if older != NONE {
-            self.newer[older as usize] = newer;
-        }
-        self.counts[usize::from(owner)] -= 1;
+    /// Whether the walk to the slots of the last `givers` is longer than asking each of their slots how far
+    /// along the walk it lies. The walk takes about `seats * ln(givers)` steps; as measured, a question
+    /// with its share of the bookkeeping costs sixteen of them.
+    fn is_far(&self, givers: u64) -> bool {
+        let seats = self.counts.len() as u64;
+        givers * 16 * u64::from(self.size) < seats * seats * u64::from(givers.ilog2() + 1)
     }
 
-    fn append(&mut self, seat: u16, slot: u32) {
-        let older = std::mem::replace(&mut self.newest[usize::from(seat)], slot);
-        if older != NONE {
-            self.newer[older as usize] = slot;
+    /// Takes from every seat with a surplus the slots that the rest of the walk meets first, in the order
+    /// of the walk: who gives which slot does not depend on the others.
+    fn claim_nearest(&mut self, seat: u16, walk: Permutation) {
+        let steps = walk.steps(self.size);
+        let mut nearest = std::mem::take(&mut self.nearest);
+        for (giver, surplus) in self.surplus.iter().map(|surplus| *surplus as usize).enumerate() {
+            if surplus > 0 {
+                let start = nearest.len();
+                nearest.extend(self.newest_first(giver).map(|slot| (steps.to(slot), slot)));
+                if surplus < nearest.len() - start {
+                    nearest[start..].select_nth_unstable(surplus);
+                }
+                nearest.truncate(start + surplus);
+            }
         }
-        self.older[slot as usize] = older;
-        self.newer[slot as usize] = NONE;
-        self.owners[slot as usize] = seat;
+        nearest.sort_unstable();
+        nearest.drain(..).for_each(|(_, slot)| self.take(slot, seat));
+        self.nearest = nearest;
+    }
+
+    fn take(&mut self, slot: u32, seat: u16) {
+        let owner = usize::from(std::mem::replace(&mut self.owners[slot as usize], seat));
+        self.claims[usize::from(seat)].push(slot);
         self.counts[usize::from(seat)] += 1;
+        if let Some(count) = self.counts.get_mut(owner) {
+            *count -= 1;
+            let claims = &mut self.claims[owner];
+            if claims.len() > 2 * *count as usize + LOST_AT_LEAST {
+                claims.retain(|slot| usize::from(self.owners[*slot as usize]) == owner);
+                claims.shrink_to(2 * claims.len());
+            }
+        }
     }
 }
 

@@ -131,8 +131,9 @@ pub(super) struct Heirs<'a> {
     room: Vec<u32>,
     group_room: Vec<u64>,
     one_group: bool,
-    /// Whether what has room is met often enough by asking the table.
-    by_table: bool,
+    /// Slots of `slots` whose owners have room.
+    reachable: u64,
+    counts: &'a [u32],
     /// What has room, by group and at the end over all; made when the first search falls back to it.
     open: Vec<Option<Vec<u16>>>,
 }
@@ -143,7 +144,7 @@ impl<'a> Heirs<'a> {
         roster: &'a Roster,
         slots: &'a [u16],
         seed: u64,
-        counts: &[u32],
+        counts: &'a [u32],
         room: Vec<u32>,
     ) -> Self {
         let mut group_room = vec![0; roster.groups.len()];
@@ -152,16 +153,29 @@ impl<'a> Heirs<'a> {
             group_room[usize::from(roster.group_of[seat])] += u64::from(*room);
             reachable += u64::from(counts[seat]);
         }
-        let by_table = reachable * RARE >= slots.len() as u64;
         let open = vec![None; roster.groups.len() + 1];
-        Self { roster, slots, seed, room, group_room, one_group: roster.is_one_group(), by_table, open }
+        Self {
+            roster,
+            slots,
+            seed,
+            room,
+            group_room,
+            one_group: roster.is_one_group(),
+            reachable,
+            counts,
+            open,
+        }
     }
 
     /// The seat that takes `slot` from `owner`, of its group if that has room. `None` when nobody has.
     pub(super) fn take(&mut self, slot: u32, owner: u16) -> Option<u16> {
         let order = Permutation::of_slot(slot, self.seed, self.slots.len() as u32);
         let heir = self.relative(order, owner).or_else(|| self.anybody(order))?;
-        self.room[usize::from(heir)] -= 1;
+        let room = &mut self.room[usize::from(heir)];
+        *room -= 1;
+        if *room == 0 {
+            self.reachable -= u64::from(self.counts[usize::from(heir)]);
+        }
         self.group_room[usize::from(self.roster.group_of(heir))] -= 1;
         Some(heir)
     }
@@ -180,7 +194,8 @@ impl<'a> Heirs<'a> {
 
     fn anybody(&mut self, order: Permutation) -> Option<u16> {
         let asked = || everywhere(self.slots, order).find(|seat| self.room[usize::from(*seat)] > 0);
-        self.by_table.then(asked).flatten().or_else(|| self.scan(order, None))
+        let by_table = self.reachable * RARE >= self.slots.len() as u64;
+        by_table.then(asked).flatten().or_else(|| self.scan(order, None))
     }
 
     /// The first with room from a place of the list that the slot decides. Who is full leaves the list, so

@@ -1,10 +1,10 @@
 //! Owns the second overlay: the table as things are now. Quotas by live weight lie over the nominal table;
 //! what failed gives up everything, what is slowed down its newest claims, and nobody else anything.
 
+use super::super::hash;
 use super::base::Base;
 use super::heirs::Heirs;
 use super::nominal::Nominal;
-use super::permutation::Permutation;
 use super::quota::{Scale, Share};
 use super::{NOBODY, SeatLoad};
 
@@ -20,6 +20,8 @@ const DEVIATIONS: u32 = 3;
 pub(super) struct Live {
     pub(super) slots: Vec<u16>,
     pub(super) counts: Vec<u32>,
+    /// Slots that went to heirs, in order.
+    handed: Vec<u32>,
 }
 
 impl Live {
@@ -28,10 +30,12 @@ impl Live {
         let weight = |load: &SeatLoad| if load.nominal > 0 { load.live } else { 0 };
         let scale = Scale::new(base.size(), loads.iter().map(weight));
         if scale.is_empty() {
-            return Self { slots: vec![NOBODY; base.size() as usize], counts: vec![0; loads.len()] };
+            let slots = vec![NOBODY; base.size() as usize];
+            return Self { slots, counts: vec![0; loads.len()], handed: Vec::new() };
         }
         let shares = shares(scale, loads.iter().map(weight));
-        let mut live = Self { slots: nominal.slots(base).to_vec(), counts: nominal.counts().to_vec() };
+        let (slots, counts) = (nominal.slots(base).to_vec(), nominal.counts().to_vec());
+        let mut live = Self { slots, counts, handed: Vec::new() };
         live.hand_over(base, nominal, &shares);
         live.pull(base, nominal, loads, &shares);
         live
@@ -52,13 +56,14 @@ impl Live {
             for slot in nominal.newest_first(base, seat).take(excess(seat) as usize) {
                 if let Some(heir) = heirs.take(slot, seat as u16) {
                     self.give(slot, heir);
+                    self.handed.push(slot);
                 }
             }
         }
     }
 
-    /// A seat far below its share takes what it lacks as a newcomer would, from those above theirs:
-    /// inherited slots first, and only a raised seat slots that nobody lost.
+    /// A seat far below its share takes what it lacks from those above theirs: inherited slots first, and
+    /// only a raised seat slots that nobody lost.
     fn pull(&mut self, base: &Base, nominal: &Nominal, loads: &[SeatLoad], shares: &[Share]) {
         let lacks = |count: u32, seat: usize| {
             let inherits = shares[seat].ceil().saturating_sub(nominal.counts()[seat]);
@@ -67,28 +72,42 @@ impl Live {
         if (0..loads.len()).all(|seat| !lacks(self.counts[seat], seat)) {
             return;
         }
-        let (levels, before) = (Levels::new(loads), nominal.slots(base));
+        let levels = Levels::new(loads);
         for seat in 0..loads.len() {
             if lacks(self.counts[seat], seat) {
-                self.claim(base, seat as u16, shares, |slot, owner| before[slot as usize] != owner);
+                self.claim_inherited(seat, shares);
                 if levels.is_raised(&loads[seat]) {
-                    self.claim(base, seat as u16, shares, |_, _| true);
+                    self.claim_newest(base, nominal, seat, shares);
                 }
             }
         }
     }
 
-    /// Walks the permutation of `seat` and takes what may be taken from owners above their share.
-    fn claim(&mut self, base: &Base, seat: u16, shares: &[Share], may_take: impl Fn(u32, u16) -> bool) {
-        let walk = Permutation::of_seat(seat, base.seed(), base.size()).walk(base.size());
-        for slot in walk.take(base.size() as usize) {
-            if self.counts[usize::from(seat)] >= shares[usize::from(seat)].floor {
-                break;
+    /// Takes what was handed over last from owners above their share. What is passed over stays so for
+    /// the seats that come after: its owner only ever loses.
+    fn claim_inherited(&mut self, seat: usize, shares: &[Share]) {
+        while self.counts[seat] < shares[seat].floor
+            && let Some(slot) = self.handed.pop()
+        {
+            let owner = usize::from(self.slots[slot as usize]);
+            if owner != seat && self.counts[owner] > shares[owner].floor {
+                self.give(slot, seat as u16);
             }
-            let owner = self.slots[slot as usize];
-            let above = self.counts[usize::from(owner)] > shares[usize::from(owner)].floor;
-            if owner != seat && above && may_take(slot, owner) {
-                self.give(slot, seat);
+        }
+    }
+
+    /// Takes the newest claims of owners above their share, beginning with an owner that the seat decides,
+    /// so that not all raised seats begin with the same one.
+    fn claim_newest(&mut self, base: &Base, nominal: &Nominal, seat: usize, shares: &[Share]) {
+        let first = (hash::mix(base.seed(), !(seat as u64)) % shares.len() as u64) as usize;
+        for owner in (first..shares.len()).chain(0..first).filter(|owner| *owner != seat) {
+            for slot in nominal.newest_first(base, owner) {
+                if self.counts[owner] <= shares[owner].floor || self.counts[seat] >= shares[seat].floor {
+                    break;
+                }
+                if usize::from(self.slots[slot as usize]) == owner {
+                    self.give(slot, seat as u16);
+                }
             }
         }
     }

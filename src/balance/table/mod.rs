@@ -4,6 +4,9 @@
 mod base;
 mod digest;
 mod heirs;
+pub mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod kernel_avx2;
 mod live;
 mod nominal;
 pub mod paper;
@@ -69,7 +72,7 @@ impl TableBuilder {
     pub fn build(&mut self, loads: &[SeatLoad]) -> Table {
         let loads = &loads[..loads.len().min(MAX_SEATS)];
         self.nominal.update(&mut self.base, loads);
-        let Live { slots, counts } = Live::lay(&self.base, &self.nominal, loads);
+        let Live { slots, counts, .. } = Live::lay(&self.base, &self.nominal, loads);
         Table::new(slots, &counts, self.nominal.roster().clone(), self.base.seed())
     }
 }

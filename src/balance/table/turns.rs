@@ -38,6 +38,20 @@ impl Turns {
         Self { order, ends }
     }
 
+    /// Turns each of `backends` has among the first `wanted`.
+    pub(super) fn counts(&self, backends: usize, wanted: u32) -> Vec<u32> {
+        let mut counts = vec![0; backends];
+        if !self.ends.is_empty() {
+            self.order.iter().take(wanted as usize).for_each(|index| counts[usize::from(*index)] += 1);
+            return counts;
+        }
+        let alike = self.order.len().max(1) as u32;
+        for (place, index) in (0..).zip(&self.order) {
+            counts[usize::from(*index)] = wanted / alike + u32::from(place < wanted % alike);
+        }
+        counts
+    }
+
     /// The rounds, none of them without a turn. Without end when all are alike.
     pub(super) fn rounds(&self) -> impl Iterator<Item = &[u16]> {
         let alike = if self.ends.is_empty() && !self.order.is_empty() { usize::MAX } else { 0 };
@@ -79,6 +93,18 @@ mod tests {
         let third = [vec![0], vec![0], vec![0, 1]];
         assert_eq!(rounds(&[30, 10], 12), [third.clone(), third.clone(), third].concat());
         assert_eq!(rounds(&[3, 2, 0], 5), [vec![0], vec![0, 1], vec![0, 1]]);
+    }
+
+    #[test]
+    fn counts_are_those_of_the_rounds() {
+        for weights in [&[1, 0, 1, 1][..], &[3, 2, 0], &[1, 7, 100]] {
+            let turns = Turns::new(weights, 50);
+            let counts = turns.counts(weights.len(), 50);
+            for (index, count) in (0..).zip(counts) {
+                let had = turns.rounds().flatten().take(50).filter(|turn| **turn == index).count();
+                assert_eq!(count as usize, had, "{weights:?}");
+            }
+        }
     }
 
     #[test]
