@@ -129,8 +129,18 @@ kubeadmConfigPatches:
   # Machines with version 1 of cgroups still exist.
   failCgroupV1: false
 EOF
-    # The node image built here has no systemd to manage cgroups.
-    [ "$NODE_IMAGE_BUILT" = no ] || echo "  cgroupDriver: cgroupfs"
+    [ "$NODE_IMAGE_BUILT" = no ] || built_image_patches
+}
+
+# The node image built here has no systemd to manage cgroups, but patches for kubeadm.
+built_image_patches() {
+    cat <<EOF
+  cgroupDriver: cgroupfs
+- |
+  kind: InitConfiguration
+  patches:
+    directory: /kind/patches
+EOF
 }
 
 # Everything a command outside the cluster needs.

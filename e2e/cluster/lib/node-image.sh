@@ -73,13 +73,14 @@ lay_out_node() {
     local root=$1 kubernetes containerd
     kubernetes=$(module_dir kubernetes)
     containerd=$(module_dir containerd)
-    mkdir -p "$root"/{usr/bin,usr/local/bin,usr/local/lib/node,opt/cni/bin,etc/containerd,kind/images,kind/manifests}
+    mkdir -p "$root"/{usr/bin,usr/local/bin,usr/local/lib/node,opt/cni/bin,etc/containerd,kind/images,kind/manifests,kind/patches}
     cp "$kubernetes"/{kubeadm,kubectl,kubelet} "$root/usr/bin/"
     cp "$containerd"/{containerd,containerd-shim-runc-v2,ctr} "$root/usr/local/bin/"
     cp "$(module_dir cni)"/* "$root/opt/cni/bin/"
     cp "$CLUSTER_DIR"/node/{entrypoint,systemctl} "$root/usr/local/bin/"
     cp -r "$CLUSTER_DIR/node/services" "$root/usr/local/lib/node/"
     cp "$CLUSTER_DIR"/node/default-*.yaml "$root/kind/manifests/"
+    cp "$CLUSTER_DIR"/node/*+strategic.yaml "$root/kind/patches/"
     echo "$KUBERNETES_VERSION" >"$root/kind/version"
     sed "s|@PAUSE_IMAGE@|$(image_name pause)|" "$CLUSTER_DIR/node/containerd.toml" \
         >"$root/etc/containerd/config.toml"
