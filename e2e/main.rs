@@ -1,5 +1,5 @@
 //! The end-to-end tests: every scenario in a namespace of its own, in the cluster of `KUBECONFIG`, where
-//! Guideway is installed and the images `guideway:dev` and `guideway-testbed:dev` are loaded.
+//! Guideway is installed and the images `guideway:e2e` and `guideway-testbed:e2e` are loaded.
 //! `e2e/run` prepares all that. Scenarios that disturb the others run alone, one after the other.
 
 mod cluster;

@@ -15,7 +15,7 @@ use crate::cluster::{PodPort, Seen, until};
 use crate::fixture::Test;
 
 /// The image of backends and load generators, loaded into the nodes before the tests run.
-pub(crate) const IMAGE: &str = "guideway-testbed:dev";
+pub(crate) const IMAGE: &str = "guideway-testbed:e2e";
 /// The port demo backends serve on.
 pub(crate) const BACKEND_PORT: u16 = 8080;
 
