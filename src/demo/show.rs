@@ -108,9 +108,14 @@ impl Show {
         Ok(())
     }
 
-    /// The figures as they are now.
-    pub fn figures(&self) -> &Figures {
-        &self.figures
+    /// Ends the load and says what became of it. The pool's file goes.
+    pub async fn close(self) -> Option<String> {
+        let running = self.cast.load?;
+        running.load.stop();
+        running.load.ended().await;
+        let LoadReport { answered, failed, elapsed_ms, failures, .. } = running.load.report(false);
+        let first = failures.first().map_or_else(String::new, |failure| format!(", the first: {}", failure.reason));
+        Some(format!("{answered} requests answered in {:.1} s, {failed} failed{first}", elapsed_ms as f64 / 1000.0))
     }
 
     fn lines(&self, said: &mut usize) -> String {
