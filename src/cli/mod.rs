@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod crd;
+mod demo;
 mod run;
 
 /// A Kubernetes-native load balancer: controller and proxy in one process.
@@ -24,6 +25,8 @@ enum Command {
     Check(check::Flags),
     /// Print the CustomResourceDefinitions, ready for `kubectl apply -f -`
     Crd,
+    /// Show it: ten backends, a pool, the proxy and live figures on loopback
+    Demo(demo::Flags),
 }
 
 impl Cli {
@@ -33,6 +36,7 @@ impl Cli {
             Command::Run(flags) => run::execute(flags),
             Command::Check(flags) => check::execute(&flags),
             Command::Crd => crd::execute(),
+            Command::Demo(flags) => demo::execute(flags),
         }
     }
 }

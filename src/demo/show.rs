@@ -22,6 +22,8 @@ use super::switchboard::Switchboard;
 const PAGE_EVERY: Duration = Duration::from_millis(200);
 /// A line is written so often where there is no terminal. Figures per second are means over this time.
 const SECOND: Duration = Duration::from_secs(1);
+/// Times are taken anew so often: a little less than a second, so that every line has new ones.
+const LATENCY_EVERY: Duration = Duration::from_millis(900);
 /// Backends are switched in steps of this many, so that the eye does not know where to look next.
 const STRIDE: usize = 3;
 /// The second backend goes first, as in the demonstration this one descends from.
@@ -108,14 +110,18 @@ impl Show {
         Ok(())
     }
 
-    /// Ends the load and says what became of it. The pool's file goes.
-    pub async fn close(self) -> Option<String> {
-        let running = self.cast.load?;
+    /// Ends the load and says what became of it. The pool's file stays as long as the show does.
+    pub async fn end_load(&self) -> Option<String> {
+        let running = self.cast.load.as_ref()?;
         running.load.stop();
         running.load.ended().await;
         let LoadReport { answered, failed, elapsed_ms, failures, .. } = running.load.report(false);
-        let first = failures.first().map_or_else(String::new, |failure| format!(", the first: {}", failure.reason));
-        Some(format!("{answered} requests answered in {:.1} s, {failed} failed{first}", elapsed_ms as f64 / 1000.0))
+        let first =
+            failures.first().map_or_else(String::new, |failure| format!(", the first: {}", failure.reason));
+        Some(format!(
+            "{answered} requests answered in {:.1} s, {failed} failed{first}",
+            elapsed_ms as f64 / 1000.0
+        ))
     }
 
     fn lines(&self, said: &mut usize) -> String {
@@ -170,7 +176,7 @@ impl Show {
 
     fn look_at_load(&mut self, now: Instant) {
         let Some(running) = &self.cast.load else { return };
-        if now - self.latency.0 >= SECOND {
+        if now - self.latency.0 >= LATENCY_EVERY {
             self.latency = (now, running.load.lately());
         }
         let report = running.load.report(false);

@@ -1,0 +1,91 @@
+//! `guideway demo` as people start it: its own process, its own ports, what it prints.
+#![allow(missing_docs)]
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+/// The proxy's port, the ten ports of the backends and that of the metrics.
+const PORTS: u16 = 12;
+
+/// Ends the demo also when the test fails.
+struct Demo(Child);
+
+impl Demo {
+    fn start(first_port: u16, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_guideway"));
+        command.args([
+            "demo",
+            "--port",
+            &first_port.to_string(),
+            "--backend-port",
+            &(first_port + 1).to_string(),
+        ]);
+        command.arg(format!("--metrics-address=127.0.0.1:{}", first_port + PORTS - 1)).args(arguments);
+        Self(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A row of ports that nobody uses at the moment, and the sockets that showed it. Tests of one process
+/// look in different places.
+fn free_ports(place: u16) -> (u16, Vec<TcpListener>) {
+    let bound = |first: u16| (first..first + PORTS).map(|port| TcpListener::bind(("127.0.0.1", port)));
+    let start = 20_000 + 2_000 * place + (std::process::id() % 100) as u16 * 20;
+    let first = (start..30_000).step_by(20).find(|first| bound(*first).all(|it| it.is_ok())).unwrap();
+    (first, bound(first).map(Result::unwrap).collect())
+}
+
+/// The numbers in a text, in order.
+fn numbers(text: &str) -> Vec<u64> {
+    text.split(|it: char| !it.is_ascii_digit()).filter_map(|it| it.parse().ok()).collect()
+}
+
+#[test]
+fn few_keys_move_when_a_backend_goes_and_all_come_back_with_it() {
+    let (first_port, sockets) = free_ports(0);
+    drop(sockets);
+    let mut demo = Demo::start(first_port, &["--load", "--rate=200", "--keys=100", "--switch=1s"]);
+    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+
+    let off = lines.by_ref().find(|line| line.contains("Backend-2 off")).expect("a switch off");
+    let [_, _, moved, keys, _, _, answers, had_been] = numbers(&off)[..] else { panic!("{off}") };
+    assert_eq!(keys, 100, "{off}");
+    assert!(moved > 0 && moved < 40, "a tenth was to move: {off}");
+    assert_eq!((moved, moved), (answers, had_been), "table, answers and the backend's keys differ: {off}");
+
+    let on = lines.by_ref().find(|line| line.contains("Backend-2 on")).expect("a switch on");
+    assert_eq!(numbers(&on)[2], moved, "{on}");
+    assert!(on.contains("the table is the one from before"), "{on}");
+
+    demo.terminate();
+    let last = lines.last().unwrap();
+    assert!(last.ends_with(" 0 failed"), "{last}");
+    assert!(demo.0.wait().unwrap().success());
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_the_flag_that_helps() {
+    for (taken, flag) in [(0, "--port"), (1, "--backend-port"), (usize::from(PORTS) - 1, "--metrics-address")]
+    {
+        let (first_port, mut sockets) = free_ports(1);
+        let kept = sockets.swap_remove(taken);
+        drop(sockets);
+        let mut demo = Demo::start(first_port, &["--for=1s"]);
+        let said = std::io::read_to_string(demo.0.stderr.take().unwrap()).unwrap();
+        assert_eq!(demo.0.wait().unwrap().code(), Some(1), "{said}");
+        let address = kept.local_addr().unwrap().to_string();
+        assert!(said.contains(&address) && said.contains(flag), "{flag}: {said}");
+    }
+}
