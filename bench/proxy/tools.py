@@ -79,7 +79,7 @@ def install_debian(packages: set[str]) -> None:
 def _no_service_starts() -> Iterator[None]:
     """Debian asks policy-rc.d before a package starts its service; 101 forbids it."""
     kept = POLICY.with_name("policy-rc.d.guideway-kept")
-    if POLICY.exists():
+    if POLICY.exists() and not kept.exists():  # A killed install may have left its own beside the kept one.
         POLICY.rename(kept)
     try:
         POLICY.write_text("#!/bin/sh\nexit 101\n")
