@@ -1,0 +1,56 @@
+//! Measures every promise of the assignment table and says which hold. Exits with 1 when one does not.
+//! `--only PART` runs `movement`, `replicas`, `timing` or `fill` alone; `--no-timing` leaves the gates of
+//! time out, for machines whose clock says nothing; `--schedules N` runs fewer than 100,000.
+#![allow(missing_docs)]
+
+mod fill;
+mod gates;
+mod movement;
+mod reference;
+mod replicas;
+mod timing;
+
+use std::process::ExitCode;
+
+use gates::Gate;
+
+/// The allocator of the server: a fresh table is larger than what the system's keeps at hand.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let value = |name: &str| arguments.iter().skip_while(|argument| *argument != name).nth(1);
+    let no_timing = arguments.iter().any(|argument| argument == "--no-timing");
+    let schedules = match value("--schedules").map_or(Ok(100_000), |count| count.parse()) {
+        Ok(schedules) => schedules,
+        Err(error) => {
+            eprintln!("--schedules: {error}; give a number");
+            return ExitCode::from(2);
+        }
+    };
+    let is_wanted = |part: &str| value("--only").is_none_or(|only| only == part);
+    let mut gates = vec![];
+    if is_wanted("movement") {
+        gates.extend(movement::gates());
+    }
+    if is_wanted("replicas") {
+        gates.push(agreement(schedules));
+    }
+    if is_wanted("timing") && !no_timing {
+        gates.extend(timing::gates());
+    }
+    if is_wanted("fill") && !no_timing {
+        gates.extend(fill::gates());
+    }
+    if gates::report(&gates) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Replicas that see the same events at different times end with the same digest.
+fn agreement(schedules: u64) -> Gate {
+    let failures: Vec<String> =
+        (0..schedules).filter_map(|seed| replicas::check_schedule(seed).err()).collect();
+    failures.iter().take(3).for_each(|failure| eprintln!("{failure}"));
+    let name = format!("replicas that disagree after any of {schedules} schedules");
+    Gate::new(name, "0", failures.len().to_string(), failures.is_empty())
+}
