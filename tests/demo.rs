@@ -1,5 +1,5 @@
 //! `guideway demo` as people start it: its own process, its own ports, what it prints.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
