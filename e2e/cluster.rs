@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt};
@@ -18,7 +18,7 @@ const MANAGER: &str = "guideway-e2e";
 /// Label of everything that lies in a namespace of the tests' own, or is made for one.
 pub(crate) const LABEL: &str = "guideway.dev/e2e";
 /// Pause between two looks at something that is awaited.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A connection to the cluster, cheap to clone.
 #[derive(Clone)]
@@ -67,15 +67,24 @@ impl Cluster {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Removes what a test that was killed has left. Two runs in one cluster at a time are not meant to be:
-    /// some scenarios stop what both would need.
+    /// Removes what a run that was killed has left, and waits until its pools hold no port any more. Two
+    /// runs in one cluster at a time are not meant to be: some scenarios stop what both would need.
     pub(crate) async fn remove_leftovers(&self) -> Result<()> {
+        let services: Api<Service> = Api::all(self.client.clone());
+        for service in services.list(&ListParams::default().labels(LABEL)).await? {
+            let theirs = self.api::<Service>(&service.namespace().unwrap_or_default());
+            theirs.delete(&service.name_any(), &DeleteParams::default()).await?;
+        }
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         for namespace in namespaces.list(&ListParams::default().labels(LABEL)).await? {
             println!("removing {}, left by an earlier run", namespace.name_any());
             namespaces.delete(&namespace.name_any(), &DeleteParams::background()).await?;
         }
-        Ok(())
+        until("namespaces of an earlier run to be gone", Duration::from_secs(90), async || {
+            let left = namespaces.list(&ListParams::default().labels(LABEL)).await?.items.len();
+            Ok(Seen::when(left == 0, || format!("{left} are left")))
+        })
+        .await
     }
 
     /// Sends a request to a pod and returns its answer, whatever its status.

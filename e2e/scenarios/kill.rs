@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 
+use crate::cluster::{Seen, until};
 use crate::fixture::Test;
 use crate::load::{self, Load, Plan};
 use crate::node::{NO_WAY, Node};
@@ -27,6 +28,7 @@ pub(super) async fn a_killed_backend_costs_no_request(test: &Test) -> Result<Ver
     for _ in 0..KILLS {
         let (_, victim) = pods::of(test, "web").await?.pop_first().context("there are four pods")?;
         kill(&victim).await?;
+        until_noticed(test, &victim).await?;
         // Deleted, it is replaced at once; its container would be restarted later and later.
         let at_once = DeleteParams::default().grace_period(0);
         test.api::<Pod>().delete(&victim.name_any(), &at_once).await?;
@@ -38,6 +40,18 @@ pub(super) async fn a_killed_backend_costs_no_request(test: &Test) -> Result<Ver
     ensure!(report.backends.len() == BACKENDS + KILLS, "served by {:?}", report.backends);
     test.note(format!("{KILLS} kills: {}", load::shown(&report)));
     Ok(Verdict::Passed)
+}
+
+/// Until the kubelet tells the cluster of it, nobody but the proxies knows that the backend is dead.
+async fn until_noticed(test: &Test, victim: &Pod) -> Result<()> {
+    let name = victim.name_any();
+    until(&format!("the kubelet to notice that {name} is dead"), Duration::from_secs(20), async || {
+        let pod = test.api::<Pod>().get(&name).await?;
+        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+        let restarted = statuses.into_iter().flatten().any(|it| it.restart_count > 0);
+        Ok(Seen::when(restarted || !pods::is_ready(&pod), || format!("{:?}", pod.status)))
+    })
+    .await
 }
 
 /// SIGKILL for the pod's one process, which carries the pod's name in its environment.
