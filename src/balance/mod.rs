@@ -5,6 +5,7 @@ pub mod assembly;
 pub mod backend;
 pub mod hash;
 pub mod key;
+pub mod plan;
 pub mod pool;
 pub mod seats;
 pub mod snapshot;

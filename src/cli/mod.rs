@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod check;
 mod crd;
 mod demo;
+mod plan;
 mod run;
 
 /// A Kubernetes-native load balancer: controller and proxy in one process.
@@ -23,6 +24,8 @@ enum Command {
     Run(crate::settings::Flags),
     /// Report every error a cluster would find in files of pools, offline; exit 1 if any
     Check(check::Flags),
+    /// Say which share of the keys a scaling or a rolling update would move
+    Plan(plan::Flags),
     /// Print the CustomResourceDefinitions, ready for `kubectl apply -f -`
     Crd,
     /// Show it: ten backends, a pool, the proxy and live figures on loopback
@@ -35,6 +38,7 @@ impl Cli {
         match self.command {
             Command::Run(flags) => run::execute(flags),
             Command::Check(flags) => check::execute(&flags),
+            Command::Plan(flags) => plan::execute(&flags),
             Command::Crd => crd::execute(),
             Command::Demo(flags) => demo::execute(flags),
         }
