@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::limits::{BUFFER_BYTES, Limits};
+use super::limits::Limits;
 use super::upstream::{Shared, Slot};
 use super::view::Home;
 
@@ -273,13 +273,11 @@ impl Drop for Client {
 pub(super) struct ClientStream {
     stream: TcpStream,
     client: Rc<Client>,
-    /// Bytes thrown away since we shut down our side; `None` before.
-    discarded: Option<usize>,
 }
 
 impl ClientStream {
     pub(super) fn new(stream: TcpStream, client: Rc<Client>) -> Self {
-        Self { stream, client, discarded: None }
+        Self { stream, client }
     }
 }
 
@@ -336,29 +334,21 @@ impl AsyncWrite for ClientStream {
     /// Shuts down our side. If part of a request may still be on its way, reads on for a while: closing
     /// a socket with unread bytes resets it, and the reset can overtake our last answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut discarded = match self.discarded {
-            Some(discarded) => discarded,
-            None => {
-                ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-                if !self.client.unread.get() {
-                    return Poll::Ready(Ok(()));
-                }
-                self.client.enter(Phase::Linger);
-                0
+        if self.client.phase.get() != Phase::Linger {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            if !self.client.unread.get() {
+                return Poll::Ready(Ok(()));
             }
-        };
+            self.client.enter(Phase::Linger);
+        }
         let mut space = [0; 4096];
-        while discarded < BUFFER_BYTES * 16 {
+        loop {
             let mut buffer = ReadBuf::new(&mut space);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => discarded += buffer.filled().len(),
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => {
-                    self.discarded = Some(discarded);
-                    return Poll::Pending;
-                }
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                // It closed its side too, or is gone.
+                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }
         }
-        Poll::Ready(Ok(()))
     }
 }

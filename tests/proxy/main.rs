@@ -5,5 +5,11 @@
 
 mod stage;
 
+mod bodies;
+mod drain;
 mod exchange;
 mod framing;
+mod limits;
+mod meters;
+mod ports;
+mod retries;

@@ -111,7 +111,7 @@ impl Stage {
 
     /// Connects as a client.
     pub(crate) async fn connect(&self) -> Peer {
-        Peer { stream: TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.unwrap(), kept: Vec::new() }
+        Peer::of(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.unwrap())
     }
 
     /// Sends `request` on a connection of its own and returns everything up to the end of the connection.
@@ -119,6 +119,37 @@ impl Stage {
         let mut client = self.connect().await;
         client.write(request).await;
         client.read_to_end().await
+    }
+
+    /// Waits until a series has this value.
+    pub(crate) async fn settles(&self, series: &str, value: f64) {
+        self.comes_to(series, |current| current == value).await;
+    }
+
+    /// Waits until a series is above this value.
+    pub(crate) async fn settles_above(&self, series: &str, value: f64) {
+        self.comes_to(series, |current| current > value).await;
+    }
+
+    async fn comes_to(&self, series: &str, right: impl Fn(f64) -> bool) {
+        let wait = async {
+            while !right(self.series(series)) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(PATIENCE, wait).await.is_err() {
+            panic!("{series} stays at {}", self.series(series));
+        }
+    }
+
+    /// Waits until the proxy says that traffic may come.
+    pub(crate) async fn becomes_ready(&self) {
+        let wait = async {
+            while !self.readiness.is_ready() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.expect("it does not become ready");
     }
 
     /// The value of one series of a scrape.
@@ -186,14 +217,17 @@ pub(crate) struct Backend {
 
 impl Backend {
     pub(crate) async fn new() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self::at((Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    pub(crate) async fn at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         Self { address: listener.local_addr().unwrap(), listener }
     }
 
     /// The next connection of the proxy.
     pub(crate) async fn accept(&self) -> Peer {
-        let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.expect("nobody connects").unwrap();
-        Peer { stream, kept: Vec::new() }
+        timeout(PATIENCE, self.accept_any()).await.expect("nobody connects")
     }
 
     /// Answers every request without a body with `200` and the text `name`, for as long as the test runs.
@@ -211,7 +245,7 @@ impl Backend {
     }
 
     async fn accept_any(&self) -> Peer {
-        Peer { stream: self.listener.accept().await.unwrap().0, kept: Vec::new() }
+        Peer::of(self.listener.accept().await.unwrap().0)
     }
 }
 
@@ -225,6 +259,32 @@ pub(crate) fn refusing() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
+/// A listener whose queue is full: a connection to it neither comes about nor is refused.
+pub(crate) struct Unanswering {
+    listener: std::net::TcpListener,
+    _waiting: Vec<TcpStream>,
+}
+
+pub(crate) async fn unanswering() -> Unanswering {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let listener = std::net::TcpListener::from(socket);
+    let mut waiting = Vec::new();
+    while let Ok(stream) =
+        timeout(Duration::from_millis(100), TcpStream::connect(listener.local_addr().unwrap())).await
+    {
+        waiting.push(stream.unwrap());
+    }
+    Unanswering { listener, _waiting: waiting }
+}
+
+impl Unanswering {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+}
+
 /// One end of a connection.
 pub(crate) struct Peer {
     pub(crate) stream: TcpStream,
@@ -233,6 +293,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        Self { stream, kept: Vec::new() }
+    }
+
     pub(crate) async fn write(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
@@ -293,8 +357,18 @@ impl Peer {
         end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
     }
 
+    /// Whether the other side ends the connection, in whatever way.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        timeout(PATIENCE, self.stream.read_to_end(&mut self.kept)).await.is_ok()
+    }
+
     /// Ends the connection with a reset.
     pub(crate) fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// Closes in order, after which whatever still arrives is answered with a reset.
+    pub(crate) fn reset_after_close(self) {
+        self.stream.into_std().unwrap().shutdown(std::net::Shutdown::Write).unwrap();
     }
 }

@@ -1,0 +1,43 @@
+//! What a scrape says after real requests.
+
+use super::stage::{Backend, Stage};
+
+#[tokio::test]
+async fn requests_are_counted_by_what_became_of_them() {
+    let backend = Backend::new().await;
+    let stage = Stage::new(&[backend.address]).await;
+    backend.answer_all("12345");
+    let mut client = stage.connect().await;
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut received = 0;
+    for _ in 0..3 {
+        client.write(request).await;
+        let (head, body) = client.read_response().await;
+        received += head.len() + body.len();
+    }
+    client.write("GET / HTTP/1.1\r\n\r\n").await;
+    let (head, body) = client.read_response().await;
+    received += head.len() + body.len();
+    let labels = "namespace=\"shop\",pool=\"web\"";
+    for (series, value) in [
+        (format!("guideway_requests_total{{{labels},code_class=\"4xx\"}}"), 1.0),
+        (format!("guideway_requests_total{{{labels},code_class=\"2xx\"}}"), 3.0),
+        (format!("guideway_request_duration_seconds_count{{{labels}}}"), 4.0),
+        (format!("guideway_request_duration_seconds_bucket{{le=\"+Inf\",{labels}}}"), 4.0),
+        (format!("guideway_upstream_duration_seconds_count{{{labels}}}"), 3.0),
+        (format!("guideway_active_requests{{{labels}}}"), 0.0),
+        (format!("guideway_connections{{{labels}}}"), 1.0),
+        (format!("guideway_rescued_total{{{labels},reason=\"bad_request\"}}"), 1.0),
+        (format!("guideway_bytes_total{{{labels},direction=\"received\"}}"), (request.len() * 3 + 18) as f64),
+        (format!("guideway_bytes_total{{{labels},direction=\"sent\"}}"), received as f64),
+    ] {
+        stage.settles(&series, value).await;
+    }
+}
+
+#[tokio::test]
+async fn what_hyper_refuses_is_counted_too() {
+    let stage = Stage::new(&[]).await;
+    stage.exchange("nonsense\r\n\r\n").await;
+    stage.settles("guideway_requests_total{namespace=\"shop\",pool=\"web\",code_class=\"4xx\"}", 1.0).await;
+}
