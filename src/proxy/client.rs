@@ -121,12 +121,17 @@ impl Client {
         self.phase.get()
     }
 
-    /// A request's head is complete; `timeout` is the time for the head of its response.
-    pub(super) fn begin_request(&self, has_body: bool, timeout: Option<Duration>, now: Instant) {
-        self.request_timeout.set(timeout);
-        self.request_begun.set(now);
+    /// A request's head is complete.
+    pub(super) fn end_head(&self, has_body: bool) {
+        self.request_timeout.set(None);
         self.unread.set(has_body);
         self.enter(if has_body { Phase::Upload } else { Phase::Waiting });
+    }
+
+    /// The request is looked at from `now` on; `timeout` is the time for the head of its response.
+    pub(super) fn begin_request(&self, timeout: Option<Duration>, now: Instant) {
+        self.request_timeout.set(timeout);
+        self.request_begun.set(now);
     }
 
     /// The request goes to `slot` over `upstream`, which is remembered while it still takes the body.

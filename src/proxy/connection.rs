@@ -7,6 +7,9 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use http::Request;
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -29,7 +32,9 @@ pub(super) fn protocol() -> http1::Builder {
 /// Serves one client until its connection ends.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, client: Rc<Client>) {
     let _watch = PanicWatch(&worker);
-    let respond = service_fn(|request| {
+    let respond = service_fn(|request: Request<Incoming>| {
+        // Here and not in the future, which hyper polls only after it read on.
+        client.end_head(!request.body().is_end_stream());
         let (worker, client) = (worker.clone(), client.clone());
         async move { Ok::<_, Infallible>(service::answer(worker, client, request).await) }
     });
@@ -55,10 +60,10 @@ fn expire<S>(
     cx: &mut Context<'_>,
 ) -> Poll<hyper::Result<()>>
 where
-    S: hyper::service::HttpService<hyper::body::Incoming>,
+    S: hyper::service::HttpService<Incoming>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::ResBody: 'static,
-    <S::ResBody as hyper::body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     match (client.expiry(), client.phase()) {
         (Some(Expiry::Idle), Phase::Idle) => {

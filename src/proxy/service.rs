@@ -50,7 +50,7 @@ async fn respond(
     begun: Instant,
 ) -> Response<ProxyBody> {
     let mut exchange = Exchange::begin(&pool.home, client, begun);
-    client.begin_request(!request.body().is_end_stream(), pool.snapshot.pool.timeouts.request, begun);
+    client.begin_request(pool.snapshot.pool.timeouts.request, begun);
     match Delivery::prepare(&pool, client, request, begun) {
         Ok(mut delivery) => match delivery.deliver().await {
             Ok(answer) => {

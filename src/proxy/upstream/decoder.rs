@@ -208,7 +208,11 @@ mod tests {
             "3\r\r\nabc\r\n",
             "3;a\rb\r\nabc\r\n",
         ] {
-            assert_eq!(decode(Decoder::chunked(), format!("{wire}0\r\n\r\n").as_bytes(), 1), Err(Malformed), "{wire:?}");
+            assert_eq!(
+                decode(Decoder::chunked(), format!("{wire}0\r\n\r\n").as_bytes(), 1),
+                Err(Malformed),
+                "{wire:?}"
+            );
         }
     }
 
