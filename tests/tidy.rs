@@ -132,3 +132,25 @@ fn there_is_one_crypto_library() {
         assert_eq!(found, None, "{banned} is back among the dependencies");
     }
 }
+
+/// Names in the documents and manifests that look like metrics must be metrics.
+#[test]
+fn documents_name_only_metrics_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents: Vec<PathBuf> =
+        ["README.md", "ARCHITECTURE.md", "bench/README.md"].iter().map(|name| root.join(name)).collect();
+    documents.extend(fs::read_dir(root.join("manifests")).into_iter().flatten().map(|it| it.unwrap().path()));
+    for document in documents.iter().filter(|it| it.is_file()) {
+        let text = fs::read_to_string(document).unwrap();
+        for word in
+            text.split(|c: char| !c.is_ascii_lowercase() && c != '_').filter(|it| it.starts_with("guideway_"))
+        {
+            let known = guideway::metrics::family::ALL.iter().any(|family| family.name == word);
+            assert!(known, "{} names {word}, which is no metric", document.display());
+        }
+    }
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    for family in guideway::metrics::family::ALL {
+        assert!(readme.contains(family.name), "README.md does not name {}", family.name);
+    }
+}
