@@ -1,18 +1,21 @@
 # Each target is one command; what it does lives where it names.
-.PHONY: help demo test unit lint e2e cluster-up cluster-down bench-table bench-proxy bench-kill crds
+.PHONY: help prepare demo test unit lint e2e cluster-up cluster-down bench-table bench-proxy bench-kill crds
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: ## ten backends, a pool, the proxy and live figures on this machine; ARGS="--load" adds traffic
+prepare: # what cargo needs beside itself; a no-op where it is there
+	@command -v cc >/dev/null || { [ "$$(id -u)" = 0 ] || S=sudo; $$S apt-get update -q && $$S apt-get install -qy gcc libc6-dev; }
+
+demo: prepare ## ten backends, a pool, the proxy and live figures on this machine; ARGS="--load" adds traffic
 	cargo run --release --quiet -- demo $(ARGS)
 
 test: lint unit e2e ## every test: lints, unit and property tests, the scenarios in a real cluster
 
-lint: ## formatting and lints
+lint: prepare ## formatting and lints
 	cargo fmt --check && cargo clippy --quiet --all-targets --features e2e -- -D warnings
 
-unit: ## unit, property and integration tests, no cluster
+unit: prepare ## unit, property and integration tests, no cluster
 	cargo test --quiet
 
 e2e: ## the scenarios in a genuine kind cluster; GUIDEWAY_E2E_KEEP=1 leaves it up
