@@ -142,6 +142,14 @@ impl Programmer {
         reports
     }
 
+    /// Publishes what there is if nothing was published yet. To be called when the first full picture is
+    /// in: a cluster without pools is served too, and whoever waits for a first snapshot gets it.
+    pub fn begin(&mut self) {
+        if self.generation == 0 {
+            self.publish();
+        }
+    }
+
     /// When to call `apply` again although nothing happens, milliseconds since the UNIX epoch.
     pub fn wake_at_ms(&self) -> Option<u64> {
         self.pools.values().filter_map(|pool| pool.wake_at_ms).min()
@@ -333,6 +341,15 @@ mod tests {
         programmer.apply(batch, Authority::Holder, 0);
         assert_eq!(reader.load().generation, 1);
         assert_eq!(reader.load().pools().count(), 2);
+    }
+
+    #[test]
+    fn a_source_without_pools_publishes_that_there_are_none() {
+        let (mut programmer, reader) = programmer();
+        programmer.begin();
+        assert_eq!((reader.load().generation, reader.load().pools().count()), (1, 0));
+        programmer.begin();
+        assert_eq!(reader.load().generation, 1);
     }
 
     #[test]

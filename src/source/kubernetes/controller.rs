@@ -178,6 +178,7 @@ impl Controller {
                 pools = self.index.pools().count(),
                 "the first full picture of the cluster is in use"
             );
+            self.programmer.begin();
             latch.release();
         }
         self.ask_second_opinions(now);
