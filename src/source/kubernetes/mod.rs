@@ -22,13 +22,13 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, watch as channel};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::controller::{Controller, Wires};
@@ -79,33 +79,78 @@ pub async fn run(
     metrics: ControlMetrics,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let mut parts = JoinSet::new();
-    let (told, events) = mpsc::channel(EVENTS_WAITING);
-    let relists = watch_all(&client, &options.namespaces, &told, &metrics, &mut parts);
-    drop(told);
-    let (holds, lease) = channel::channel(false);
-    let candidate = lease::Candidate::new(
-        client.clone(),
-        &options.lease_namespace,
-        &options.identity,
-        lease::Pace::default(),
-    );
-    let candidate = tokio::spawn(candidate.run(holds, stop.clone()));
-    let statuses = StatusQueue::default();
-    parts.spawn(ended("status writer", statuses.clone().run(client)));
-    let wires = Wires { events, relists, lease, bindings, statuses, metrics };
-    let controller = Controller::new(programmer, readiness, wires);
-    let result = tokio::select! {
-        () = controller.run(stop.clone()) => Ok(()),
-        Some(part) = parts.join_next() => Err(match part {
-            Ok(name) => Error::Ended(name),
-            Err(error) => Error::Died(error),
-        }),
-    };
-    stop.cancel();
+    let paces = Paces::default();
+    Source { client, options, paces, programmer, bindings, readiness, metrics }.run(stop).await
+}
+
+/// How patient the parts are.
+#[derive(Clone, Copy, Debug, Default)]
+struct Paces {
+    watch: watch::Pace,
+    lease: lease::Pace,
+}
+
+/// Everything the source is put together from.
+struct Source {
+    client: Client,
+    options: Options,
+    paces: Paces,
+    programmer: Programmer,
+    bindings: BindingsReader,
+    readiness: Latch,
+    metrics: ControlMetrics,
+}
+
+impl Source {
+    /// Runs all parts until `stop`, or until one of them ends, which none should.
+    async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let Self { client, options, paces, programmer, bindings, readiness, metrics } = self;
+        let mut parts = JoinSet::new();
+        let (told, events) = mpsc::channel(EVENTS_WAITING);
+        let mut starter =
+            Starter { client: &client, pace: paces.watch, told, metrics: &metrics, parts: &mut parts };
+        let relists = starter.watch_all(&options.namespaces);
+        drop(starter);
+        let (holds, lease) = channel::channel(false);
+        let candidate =
+            lease::Candidate::new(client.clone(), &options.lease_namespace, &options.identity, paces.lease);
+        let mut candidate = tokio::spawn(candidate.run(holds, stop.clone()));
+        let statuses = StatusQueue::default();
+        parts.spawn(ended("status writer", statuses.clone().run(client.clone())));
+        let wires = Wires { events, relists, lease, bindings, statuses, metrics: metrics.clone() };
+        let controller = Controller::new(programmer, readiness, wires);
+        let over = tokio::select! {
+            () = controller.run(stop.clone()) => Over::Controller,
+            Some(part) = parts.join_next() => Over::Part(part),
+            lease = &mut candidate => Over::Lease(lease),
+        };
+        let asked = stop.is_cancelled();
+        stop.cancel();
+        match over {
+            Over::Lease(Err(error)) => Err(Error::Died(error)),
+            Over::Lease(Ok(())) if !asked => Err(Error::Ended("lease")),
+            Over::Lease(Ok(())) => Ok(()),
+            Over::Controller if asked => goodbye(candidate).await,
+            Over::Controller => goodbye(candidate).await.and(Err(Error::Ended("watches"))),
+            Over::Part(part) => {
+                goodbye(candidate).await.and(Err(part.map_or_else(Error::Died, Error::Ended)))
+            }
+        }
+    }
+}
+
+/// What ended first.
+enum Over {
+    Controller,
+    Part(Result<&'static str, JoinError>),
+    Lease(Result<(), JoinError>),
+}
+
+/// Waits until the lease is let go, but not for ever.
+async fn goodbye(candidate: JoinHandle<()>) -> Result<(), Error> {
     match tokio::time::timeout(GOODBYE, candidate).await {
-        Ok(Err(error)) => result.and(Err(Error::Died(error))),
-        _ => result,
+        Ok(Err(error)) => Err(Error::Died(error)),
+        Ok(Ok(())) | Err(_) => Ok(()),
     }
 }
 
@@ -114,88 +159,87 @@ async fn ended(name: &'static str, part: impl Future<Output = ()>) -> &'static s
     name
 }
 
-/// Starts a watch for each kind and scope. Returns the bells that ask each for a second list.
-fn watch_all(
-    client: &Client,
-    namespaces: &[String],
-    told: &mpsc::Sender<Told>,
-    metrics: &ControlMetrics,
-    parts: &mut JoinSet<&'static str>,
-) -> BTreeMap<(Kind, Scope), Arc<Notify>> {
-    let scopes: Vec<Scope> = match namespaces {
-        [] => vec![None],
-        some => some.iter().map(|name| Some(name.as_str().into())).collect(),
-    };
-    let mut relists = BTreeMap::new();
-    for scope in scopes {
-        let mut start = Start { scope: &scope, told, metrics, parts, relists: &mut relists };
-        let pools = ApiResource::erase::<LoadBalancerPool>(&());
-        let pools: Api<DynamicObject> = match &scope {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &pools),
-            None => Api::all_with(client.clone(), &pools),
-        };
-        start.watch(Kind::Pools, pools, resource::PoolResource::from_object, Event::Pools);
-        start.watch(
-            Kind::Services,
-            scoped::<Service>(client, &scope),
-            facts::Service::from_object,
-            Event::Services,
-        );
-        start.watch(
-            Kind::Slices,
-            scoped::<EndpointSlice>(client, &scope),
-            facts::Slice::from_object,
-            Event::Slices,
-        );
-        start.watch(Kind::Pods, scoped::<Pod>(client, &scope), facts::Pod::from_object, Event::Pods);
-    }
-    relists
-}
-
-fn scoped<K>(client: &Client, scope: &Scope) -> Api<K>
-where
-    K: Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-    K::DynamicType: Default,
-{
-    match scope {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
-}
-
-/// What the watches of one scope have in common.
-struct Start<'a> {
-    scope: &'a Scope,
-    told: &'a mpsc::Sender<Told>,
+/// Starts watches, which have all of this in common.
+struct Starter<'a> {
+    client: &'a Client,
+    pace: watch::Pace,
+    told: mpsc::Sender<Told>,
     metrics: &'a ControlMetrics,
     parts: &'a mut JoinSet<&'static str>,
-    relists: &'a mut BTreeMap<(Kind, Scope), Arc<Notify>>,
 }
 
-impl Start<'_> {
+/// The bells that ask each watch for a second list.
+type Bells = BTreeMap<(Kind, Scope), Arc<Notify>>;
+
+impl Starter<'_> {
+    /// Starts a watch for each kind in each of the namespaces, or in the whole cluster.
+    fn watch_all(&mut self, namespaces: &[String]) -> Bells {
+        let scopes: Vec<Scope> = match namespaces {
+            [] => vec![None],
+            some => some.iter().map(|name| Some(name.as_str().into())).collect(),
+        };
+        let mut bells = Bells::new();
+        for scope in scopes {
+            let pools = ApiResource::erase::<LoadBalancerPool>(&());
+            let pools: Api<DynamicObject> = match &scope {
+                Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &pools),
+                None => Api::all_with(self.client.clone(), &pools),
+            };
+            let (services, slices, pods) = (self.api::<Service>(&scope), self.api(&scope), self.api(&scope));
+            let mut add = |kind, bell| drop(bells.insert((kind, scope.clone()), bell));
+            add(
+                Kind::Pools,
+                self.watch(Kind::Pools, &scope, pools, resource::PoolResource::from_object, Event::Pools),
+            );
+            add(
+                Kind::Services,
+                self.watch(Kind::Services, &scope, services, facts::Service::from_object, Event::Services),
+            );
+            add(
+                Kind::Slices,
+                self.watch(Kind::Slices, &scope, slices, facts::Slice::from_object, Event::Slices),
+            );
+            add(Kind::Pods, self.watch(Kind::Pods, &scope, pods, facts::Pod::from_object, Event::Pods));
+        }
+        bells
+    }
+
+    fn api<K>(&self, scope: &Scope) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        match scope {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
     fn watch<K, T>(
         &mut self,
         kind: Kind,
+        scope: &Scope,
         api: Api<K>,
         shrink: fn(&K) -> Option<T>,
         wrap: fn(watch::Change<T>) -> Event,
-    ) where
+    ) -> Arc<Notify>
+    where
         K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
         T: Send + Sync + 'static,
     {
         let relist = Arc::new(Notify::new());
-        self.relists.insert((kind, self.scope.clone()), relist.clone());
         let watch = Watch {
             kind,
-            scope: self.scope.clone(),
+            scope: scope.clone(),
             api,
             shrink,
             wrap,
-            pace: watch::Pace::default(),
+            pace: self.pace,
             metrics: self.metrics.clone(),
-            relist,
+            relist: relist.clone(),
             told: self.told.clone(),
         };
         self.parts.spawn(ended(kind.name(), watch.run()));
+        relist
     }
 }

@@ -1,4 +1,6 @@
 //! Owns the tests of the cluster as a source: objects go in, facts for the programmer come out.
 
+mod api_server;
+mod faults;
 mod fixtures;
 mod index;

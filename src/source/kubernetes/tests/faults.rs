@@ -1,0 +1,350 @@
+//! Owns the law of losing and finding the API server: no fault empties a table, and what was missed is
+//! caught up with soon after it is over.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Error, Options, Paces, Source, lease, watch};
+use super::api_server::{ApiServer, Fault};
+use super::fixtures::*;
+use crate::handoff::{Reader, bindings, handoff};
+use crate::metrics::ControlMetrics;
+use crate::readiness::Readiness;
+use crate::source::programmer::Programmer;
+
+/// A tenth of the time a product has to recover, because everything here is paced ten times faster.
+const RECOVERY: Duration = Duration::from_millis(500);
+/// For what is not a recovery: a loaded machine may take its time.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn fast() -> Paces {
+    Paces {
+        watch: watch::Pace {
+            first_retry: Duration::from_millis(5),
+            longest_retry: Duration::from_millis(400),
+            answer: Duration::from_millis(300),
+            silence: Duration::from_millis(300),
+            server_timeout: 28,
+        },
+        lease: lease::Pace {
+            duration: Duration::from_secs(1),
+            give_up: Duration::from_millis(800),
+            look: Duration::from_millis(200),
+        },
+    }
+}
+
+/// One replica of Guideway, as far as this source goes.
+struct Replica {
+    reader: Reader,
+    readiness: Readiness,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<Result<(), Error>>,
+}
+
+impl Replica {
+    fn start(server: &ApiServer, identity: &str) -> Self {
+        let (publisher, reader) = handoff();
+        let (_, bindings) = bindings();
+        let (metrics, readiness, stop) =
+            (ControlMetrics::default(), Readiness::default(), CancellationToken::new());
+        let source = Source {
+            client: server.client(),
+            options: Options {
+                namespaces: vec![],
+                lease_namespace: "guideway-system".into(),
+                identity: identity.into(),
+            },
+            paces: fast(),
+            programmer: Programmer::new(publisher, metrics.clone()),
+            bindings,
+            readiness: readiness.latch("first full picture"),
+            metrics,
+        };
+        let running = tokio::spawn(source.run(stop.clone()));
+        Self { reader, readiness, stop, running }
+    }
+
+    /// Names of the members of `shop/web` that are ready.
+    fn ready(&self) -> Vec<String> {
+        use crate::balance::backend::State;
+        let snapshot = self.reader.load();
+        let members = snapshot.pool(&web()).map(|pool| &pool.members[..]).unwrap_or_default();
+        let ready = members.iter().filter(|member| member.state == State::Ready);
+        ready.map(|member| member.backend.name.to_string()).collect()
+    }
+
+    /// Waits until exactly these are ready, and returns how long that took.
+    async fn becomes(&mut self, names: &[&str]) -> Duration {
+        let began = Instant::now();
+        let reached = timeout(PATIENCE, async {
+            while self.ready() != names {
+                assert!(self.reader.changed().await);
+            }
+        });
+        assert!(reached.await.is_ok(), "{:?} instead of {names:?}", self.ready());
+        began.elapsed()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        timeout(PATIENCE, self.running).await.unwrap().unwrap().unwrap();
+    }
+}
+
+async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let reached = timeout(PATIENCE, async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    assert!(reached.await.is_ok(), "{what}");
+}
+
+fn put_pod(server: &ApiServer, pod: PodBuilder) {
+    server.put("pods", &serde_json::to_value(pod.object()).unwrap());
+}
+
+/// A server with the pool, the Service and the ready pods `web-1` and `web-2`.
+async fn shop() -> ApiServer {
+    let server = ApiServer::start().await;
+    server.put("loadbalancerpools", &pool());
+    server.put("services", &service("web"));
+    for name in ["web-1", "web-2"] {
+        put_pod(&server, pod(name).ready());
+    }
+    server.put("endpointslices", &slice("a", &[endpoint("web-1", true), endpoint("web-2", true)]));
+    server
+}
+
+const BOTH: &[&str] = &["web-1", "web-2"];
+const ALL: &[&str] = &["web-1", "web-2", "web-3"];
+
+#[tokio::test]
+async fn a_cluster_becomes_a_table_and_changes_follow() {
+    let server = shop().await;
+    let mut replica = Replica::start(&server, "a");
+    replica.becomes(BOTH).await;
+    put_pod(&server, pod("web-3").ready());
+    replica.becomes(ALL).await;
+    server.delete("pods", "web-1");
+    replica.becomes(&["web-2", "web-3"]).await;
+    put_pod(&server, pod("web-2"));
+    replica.becomes(&["web-3"]).await;
+    assert!(replica.readiness.is_ready());
+    replica.stop().await;
+}
+
+/// A server whose watch on pods just met `fault`, and which has news since.
+async fn meets(fault: Fault) -> (ApiServer, Replica) {
+    let server = shop().await;
+    let mut replica = Replica::start(&server, "a");
+    replica.becomes(BOTH).await;
+    let before = asked(&server);
+    server.fault("pods", Some(fault));
+    until("the fault is met", || asked(&server) > before).await;
+    put_pod(&server, pod("web-3").ready());
+    (server, replica)
+}
+
+fn asked(server: &ApiServer) -> usize {
+    server.asked("watch", "pods") + server.asked("list", "pods")
+}
+
+/// Lists still work, so the news come while the fault lasts.
+async fn catches_up_during(fault: Fault) {
+    let (server, mut replica) = meets(fault).await;
+    let took = replica.becomes(ALL).await;
+    assert!(took <= RECOVERY, "caught up after {took:?} of {fault:?}");
+    asks_with_patience(&server, fault).await;
+    replica.stop().await;
+}
+
+/// Nothing works; the news come soon after the fault is over.
+async fn catches_up_after(fault: Fault) {
+    let (server, mut replica) = meets(fault).await;
+    asks_with_patience(&server, fault).await;
+    assert_eq!(replica.ready(), BOTH);
+    server.fault("pods", None);
+    let took = replica.becomes(ALL).await;
+    assert!(took <= RECOVERY, "caught up {took:?} after {fault:?}");
+    replica.stop().await;
+}
+
+async fn asks_with_patience(server: &ApiServer, fault: Fault) {
+    let before = asked(server);
+    tokio::time::sleep(RECOVERY).await;
+    let requests = asked(server) - before;
+    assert!(requests <= 20, "{requests} requests within {RECOVERY:?} of {fault:?}");
+}
+
+#[tokio::test]
+async fn a_version_too_old_ends_in_a_new_list() {
+    catches_up_during(Fault::RefuseWatch(410)).await;
+    catches_up_during(Fault::GoneEvent).await;
+}
+
+#[tokio::test]
+async fn a_version_from_the_future_ends_in_a_new_list() {
+    catches_up_during(Fault::RefuseWatch(504)).await;
+}
+
+#[tokio::test]
+async fn a_busy_or_refusing_server_is_asked_again_with_patience() {
+    for code in [429, 500, 503, 403] {
+        catches_up_after(Fault::Refuse(code)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_closes_every_watch_is_not_hammered() {
+    catches_up_after(Fault::CloseAtOnce).await;
+}
+
+#[tokio::test]
+async fn a_half_open_connection_is_noticed() {
+    catches_up_after(Fault::Silence).await;
+    catches_up_after(Fault::NoAnswer).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_costs_no_table_and_its_return_brings_the_news() {
+    let mut server = shop().await;
+    let mut replica = Replica::start(&server, "a");
+    replica.becomes(BOTH).await;
+    until("ready", || replica.readiness.is_ready()).await;
+    server.down().await;
+    put_pod(&server, pod("web-3").ready());
+    tokio::time::sleep(2 * RECOVERY).await;
+    assert_eq!(replica.ready(), BOTH);
+    assert!(replica.readiness.is_ready());
+    server.up().await;
+    let took = replica.becomes(ALL).await;
+    assert!(took <= RECOVERY, "{took:?}");
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_starts_without_a_server_waits_unready() {
+    let mut server = shop().await;
+    server.down().await;
+    let mut replica = Replica::start(&server, "a");
+    tokio::time::sleep(RECOVERY).await;
+    assert_eq!(replica.readiness.missing(), ["first full picture"]);
+    server.up().await;
+    replica.becomes(BOTH).await;
+    until("ready", || replica.readiness.is_ready()).await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_restored_server_that_lists_nothing_at_first_empties_no_table() {
+    let mut server = shop().await;
+    let mut replica = Replica::start(&server, "a");
+    replica.becomes(BOTH).await;
+    server.down().await;
+    for kind in ["loadbalancerpools", "services", "endpointslices", "pods"] {
+        server.fault(kind, Some(Fault::EmptyList));
+    }
+    server.up().await;
+    until("every kind was listed again", || {
+        ["loadbalancerpools", "services", "endpointslices", "pods"]
+            .iter()
+            .all(|kind| server.asked("watch", kind) > 1)
+    })
+    .await;
+    assert_eq!(replica.ready(), BOTH);
+    for kind in ["loadbalancerpools", "services", "endpointslices", "pods"] {
+        server.fault(kind, None);
+    }
+    put_pod(&server, pod("web-3").ready());
+    let began = Instant::now();
+    while began.elapsed() < 3 * super::super::guard::SECOND_OPINION {
+        assert!(replica.ready().len() >= 2, "{:?}", replica.ready());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    replica.becomes(ALL).await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_pool_that_cannot_be_read_spoils_no_other() {
+    let server = shop().await;
+    let mut broken = pool();
+    broken["metadata"]["name"] = json!("broken");
+    broken["spec"] = json!({ "listeners": "none" });
+    server.put("loadbalancerpools", &broken);
+    let mut replica = Replica::start(&server, "a");
+    replica.becomes(BOTH).await;
+    until("its status says so", || {
+        let statuses = server.statuses();
+        let told = statuses.iter().filter(|(name, _)| name == "broken").map(|(_, status)| status.to_string());
+        told.into_iter().any(|status| status.contains("Invalid") && status.contains("spec.listeners"))
+    })
+    .await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn one_replica_writes_status_and_another_takes_over_with_its_seats() {
+    let server = shop().await;
+    let mut first = Replica::start(&server, "first");
+    until("the first holds the lease", || server.lease_holder().as_deref() == Some("first")).await;
+    let mut second = Replica::start(&server, "second");
+    first.becomes(BOTH).await;
+    second.becomes(BOTH).await;
+    until("the status has the seats", || {
+        server
+            .statuses()
+            .last()
+            .is_some_and(|(_, status)| status["seats"].as_array().is_some_and(|it| it.len() == 2))
+    })
+    .await;
+    let digest = |replica: &Replica| replica.reader.load().pool(&web()).unwrap().digest;
+    until("both agree", || digest(&first) == digest(&second)).await;
+    let before = server.statuses().last().unwrap().1["seats"].clone();
+    first.stop().await;
+    until("the second holds the lease", || server.lease_holder().as_deref() == Some("second")).await;
+    put_pod(&server, pod("web-3").ready());
+    second.becomes(ALL).await;
+    until("the second writes", || {
+        server
+            .statuses()
+            .last()
+            .is_some_and(|(_, status)| status["seats"].as_array().is_some_and(|it| it.len() == 3))
+    })
+    .await;
+    let after = server.statuses().last().unwrap().1["seats"].clone();
+    assert_eq!(after.as_array().unwrap()[..2], before.as_array().unwrap()[..]);
+    second.stop().await;
+    assert_eq!(server.lease_holder(), None);
+}
+
+#[tokio::test]
+async fn a_status_is_written_at_most_five_times_a_second_and_never_twice() {
+    let server = shop().await;
+    let mut replica = Replica::start(&server, "a");
+    replica.becomes(BOTH).await;
+    until("the first status", || !server.statuses().is_empty()).await;
+    let (before, began) = (server.statuses().len(), Instant::now());
+    for flip in 0..60 {
+        let pod = if flip % 2 == 0 { pod("web-1") } else { pod("web-1").ready() };
+        put_pod(&server, pod);
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    let (written, seconds) = (server.statuses().len() - before, began.elapsed().as_secs_f64());
+    assert!(written >= 2 && (written as f64) <= seconds * 5.0 + 2.0, "{written} in {seconds} s");
+    replica.becomes(BOTH).await;
+    until("the last word stands", || {
+        server.statuses().last().is_some_and(|(_, status)| status["endpoints"]["summary"] == json!("2/2"))
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let settled = server.statuses().len();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(server.statuses().len(), settled);
+    replica.stop().await;
+}
