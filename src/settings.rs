@@ -35,6 +35,10 @@ pub struct Flags {
     #[arg(long, env = "GUIDEWAY_IDENTITY", value_name = "NAME")]
     pub identity: Option<String>,
 
+    /// Watch only this namespace; can be given several times, or with commas. Without it all namespaces
+    #[arg(long, env = "GUIDEWAY_WATCH_NAMESPACE", value_name = "NAME", value_delimiter = ',')]
+    pub watch_namespace: Vec<String>,
+
     /// Threads that carry traffic [default: one per core]
     #[arg(long, env = "GUIDEWAY_WORKERS", value_name = "N")]
     pub workers: Option<String>,
@@ -96,6 +100,8 @@ pub enum Source {
         namespace: Option<String>,
         /// Name of this replica; the host's name when absent.
         identity: Option<String>,
+        /// Namespaces to watch, each once; all when empty.
+        watch: Vec<String>,
     },
 }
 
@@ -173,6 +179,7 @@ impl Flags {
             kubeconfig: set(self.kubeconfig),
             namespace: set(self.namespace),
             identity: set(self.identity),
+            watch_namespace: self.watch_namespace.into_iter().filter(|name| !name.is_empty()).collect(),
             workers: set(self.workers),
             metrics_address: set(self.metrics_address),
             drain_delay: set(self.drain_delay),
@@ -269,17 +276,35 @@ fn source(flags: Flags, mistakes: &mut Mistakes) -> Source {
         if let Some(path) = kubeconfig.as_deref().filter(|path| !path.is_file()) {
             mistakes.add("kubeconfig", format!("there is no file {}", path.display()));
         }
-        return Source::Cluster { kubeconfig, namespace: flags.namespace, identity: flags.identity };
+        let watch = namespaces(flags.watch_namespace, mistakes);
+        return Source::Cluster { kubeconfig, namespace: flags.namespace, identity: flags.identity, watch };
     };
     let in_cluster =
         [("kubeconfig", &flags.kubeconfig), ("namespace", &flags.namespace), ("identity", &flags.identity)];
-    for (flag, _) in in_cluster.into_iter().filter(|(_, value)| value.is_some()) {
+    let given = in_cluster.into_iter().filter(|(_, value)| value.is_some()).map(|(flag, _)| flag);
+    let watched = (!flags.watch_namespace.is_empty()).then_some("watch-namespace");
+    for flag in given.chain(watched) {
         mistakes.add(flag, "belongs to a cluster and --file to none; leave one of them out");
     }
     if !Path::new(&path).exists() {
         mistakes.add("file", format!("there is no file or folder {path}"));
     }
     Source::File { path: path.into(), state_dir: flags.state_dir.map(PathBuf::from) }
+}
+
+/// Namespaces are DNS labels (RFC 1123).
+fn namespaces(mut names: Vec<String>, mistakes: &mut Mistakes) -> Vec<String> {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_label = |name: &str| {
+        name.len() <= 63 && name.bytes().all(is_inner) && !name.starts_with('-') && !name.ends_with('-')
+    };
+    for name in names.iter().filter(|name| !is_label(name)) {
+        let reason = format!("`{name}` is no namespace; use lower-case letters, digits and inner hyphens");
+        mistakes.add("watch-namespace", reason);
+    }
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 #[cfg(test)]
@@ -307,7 +332,8 @@ mod tests {
     #[test]
     fn without_flags_it_serves_a_cluster() {
         let settings = settings(&[]).unwrap();
-        assert_eq!(settings.source, Source::Cluster { kubeconfig: None, namespace: None, identity: None });
+        let cluster = Source::Cluster { kubeconfig: None, namespace: None, identity: None, watch: vec![] };
+        assert_eq!(settings.source, cluster);
         assert_eq!(settings.metrics_address.to_string(), "0.0.0.0:9901");
         assert_eq!(
             (settings.drain_delay, settings.drain_timeout),
@@ -331,6 +357,18 @@ mod tests {
         assert_eq!(settings.log.format, LogFormat::Json);
         assert!(settings.log.levels.would_enable("guideway::proxy::http", &tracing::Level::DEBUG));
         assert!(!settings.log.levels.would_enable("guideway::source", &tracing::Level::INFO));
+    }
+
+    #[test]
+    fn namespaces_to_watch_add_up_and_count_once() {
+        let given = ["--watch-namespace=shop,api", "--watch-namespace", "shop"];
+        let Source::Cluster { watch, .. } = settings(&given).unwrap().source else { panic!("no cluster") };
+        assert_eq!(watch, ["api", "shop"]);
+        check(
+            &["--watch-namespace=Shop"],
+            "--watch-namespace (GUIDEWAY_WATCH_NAMESPACE): `Shop` is no namespace; use lower-case letters, digits \
+             and inner hyphens",
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ pub struct Options {
     pub namespaces: Vec<String>,
     /// The namespace of the Lease.
     pub lease_namespace: String,
-    /// Our name in the Lease, different on every replica.
+    /// Our name in the Lease; a random tail is added to it.
     pub identity: String,
 }
 
@@ -80,6 +81,9 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let paces = Paces::default();
+    // Two processes of one name must not take each other's lease for their own.
+    let identity = format!("{}_{:08x}", options.identity, RandomState::new().hash_one(0) & 0xffff_ffff);
+    let options = Options { identity, ..options };
     Source { client, options, paces, programmer, bindings, readiness, metrics }.run(stop).await
 }
 

@@ -79,7 +79,7 @@ pub(super) struct Told {
 pub(super) struct Pace {
     /// Wait after the first failure; doubles with every further one.
     pub(super) first_retry: Duration,
-    /// Longest wait, so that recovery takes at most this long after the API server is back.
+    /// Longest wait. After it a list must still fit into the 5 s in which recovery is promised.
     pub(super) longest_retry: Duration,
     /// Longest wait for the answer to a list, or for a watch to begin.
     pub(super) answer: Duration,
@@ -93,7 +93,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             first_retry: Duration::from_millis(50),
-            longest_retry: Duration::from_secs(4),
+            longest_retry: Duration::from_secs(3),
             // The API server gives a list up to 60 s; one that takes 15 s for a page of 500 is better asked again.
             answer: Duration::from_secs(15),
             // Bookmarks come every 60 to 75 s, so 90 s of silence is a dead connection.

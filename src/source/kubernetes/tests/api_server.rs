@@ -1,7 +1,7 @@
 //! Owns an API server of a few paths on loopback, whose faults a test can choose. It keeps objects and a log of
 //! events by resource version, as the genuine one does; nothing of it knows what Guideway makes of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -45,7 +45,11 @@ struct State {
     requests: Vec<String>,
     statuses: Vec<(String, Value)>,
     lease: Option<Value>,
+    used: BTreeSet<Right>,
 }
+
+/// API group, resource and verb, as a role names them.
+pub(super) type Right = (String, String, String);
 
 /// The server. It forgets nothing while it is down.
 pub(super) struct ApiServer {
@@ -136,6 +140,22 @@ impl ApiServer {
         Some(holder).filter(|holder| !holder.is_empty())
     }
 
+    pub(super) fn lease(&self) -> Option<Value> {
+        self.state().lease.clone()
+    }
+
+    pub(super) fn put_lease(&self, mut lease: Value) {
+        let mut state = self.state();
+        state.version += 1;
+        lease["metadata"]["resourceVersion"] = json!(state.version.to_string());
+        state.lease = Some(lease);
+    }
+
+    /// The rights that all requests so far needed.
+    pub(super) fn rights_used(&self) -> BTreeSet<Right> {
+        self.state().used.clone()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -167,6 +187,7 @@ async fn answer(state: Shared, grown: Arc<watch::Sender<u64>>, request: Request)
     let path: Vec<String> = request.uri().path().split('/').map(str::to_string).collect();
     let query = request.uri().query().unwrap_or_default().to_string();
     let method = request.method().clone();
+    state.lock().unwrap().used.insert(right(&method, &path, query.contains("watch=true")));
     if path.iter().any(|part| part == "leases") {
         let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
         return lease(&state, &method, &body);
@@ -191,6 +212,26 @@ async fn answer(state: Shared, grown: Arc<watch::Sender<u64>>, request: Request)
             stream(state, &grown, plural, from.parse().unwrap(), fault)
         }
     }
+}
+
+/// `/api/v1/RESOURCE` or `/apis/GROUP/VERSION/RESOURCE`, with `namespaces/NAME` before and `NAME[/SUBRESOURCE]` behind it.
+fn right(method: &Method, path: &[String], watched: bool) -> Right {
+    let (group, rest) = if path[1] == "api" { ("", &path[3..]) } else { (path[2].as_str(), &path[4..]) };
+    let rest = if rest[0] == "namespaces" { &rest[2..] } else { rest };
+    let resource = match rest.get(2) {
+        Some(sub) => format!("{}/{sub}", rest[0]),
+        None => rest[0].clone(),
+    };
+    let verb = match (method.as_str(), rest.len()) {
+        ("GET", 1) if watched => "watch",
+        ("GET", 1) => "list",
+        ("GET", _) => "get",
+        ("POST", _) => "create",
+        ("PUT", _) => "update",
+        ("PATCH", _) => "patch",
+        (other, _) => other,
+    };
+    (group.to_string(), resource, verb.to_string())
 }
 
 fn json_response(code: u16, body: &Value) -> Response {

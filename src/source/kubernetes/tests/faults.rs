@@ -1,6 +1,7 @@
 //! Owns the law of losing and finding the API server: no fault empties a table, and what was missed is
 //! caught up with soon after it is over.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Error, Options, Paces, Source, lease, watch};
-use super::api_server::{ApiServer, Fault};
+use super::api_server::{ApiServer, Fault, Right};
 use super::fixtures::*;
 use crate::handoff::{Reader, bindings, handoff};
 use crate::metrics::ControlMetrics;
@@ -347,4 +348,15 @@ async fn a_status_is_written_at_most_five_times_a_second_and_never_twice() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(server.statuses().len(), settled);
     replica.stop().await;
+}
+
+/// All rights that a replica uses from its start to its end, as holder of the lease.
+pub(super) async fn rights_used_in_a_life() -> BTreeSet<Right> {
+    let server = shop().await;
+    let mut replica = Replica::start(&server, "a");
+    replica.becomes(BOTH).await;
+    until("the first status", || !server.statuses().is_empty()).await;
+    replica.stop().await;
+    assert_eq!(server.lease_holder(), None, "it let go of the lease");
+    server.rights_used()
 }

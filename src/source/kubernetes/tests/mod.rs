@@ -4,3 +4,6 @@ mod api_server;
 mod faults;
 mod fixtures;
 mod index;
+mod lease;
+mod manifests;
+mod status;

@@ -1,0 +1,169 @@
+//! Owns the law of the status: which condition says what, and that time moves only with a change.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use serde_json::{Value, json};
+
+use super::super::status::View;
+use super::fixtures::*;
+use crate::crd::LoadBalancerPoolStatus;
+use crate::handoff::{BindState, handoff};
+use crate::metrics::ControlMetrics;
+use crate::source::programmer::{Authority, Change, Programmer, Report};
+
+/// A pool with its programmer and ports, and the status it makes.
+struct Told {
+    bench: Bench,
+    programmer: Programmer,
+    report: Option<Report>,
+    ports: BTreeMap<u16, BindState>,
+}
+
+impl Told {
+    fn new() -> Self {
+        let programmer = Programmer::new(handoff().0, ControlMetrics::default());
+        let ports = BTreeMap::from([(8080, BindState::Bound)]);
+        let mut told = Self { bench: Bench::new(), programmer, report: None, ports };
+        let facts = told.bench.facts.clone().unwrap();
+        told.program(vec![Change::Set(facts)]);
+        told
+    }
+
+    fn program(&mut self, changes: Vec<Change>) {
+        let reports = self.programmer.apply(changes, Authority::Holder, 1_000);
+        self.report = reports.into_iter().rfind(|report| report.id == web()).or(self.report.take());
+    }
+
+    fn pod(&mut self, pod: PodBuilder) {
+        let changes = self.bench.pod(pod);
+        self.program(changes);
+    }
+
+    fn pool(&mut self, object: &Value) {
+        let changes = self.bench.pool(object);
+        self.program(changes);
+    }
+
+    fn status_after(&self, before: &LoadBalancerPoolStatus, second: i64) -> LoadBalancerPoolStatus {
+        let id = web();
+        let serving = self.programmer.snapshot(&id).map(|snapshot| &*snapshot.pool);
+        let pool = self.bench.index.pool(&id).unwrap();
+        let view = View { pool, report: self.report.as_ref(), serving, ports: &self.ports };
+        view.status(before, &Time(jiff::Timestamp::from_second(second).unwrap()))
+    }
+
+    fn status(&self) -> LoadBalancerPoolStatus {
+        self.status_after(&LoadBalancerPoolStatus::default(), 10)
+    }
+
+    /// Checks status, reason and a part of the message of one condition.
+    fn check(&self, kind: &str, status: &str, reason: &str, part: &str) {
+        let conditions = self.status().conditions;
+        let found = condition(&conditions, kind);
+        assert_eq!((found.status.as_str(), found.reason.as_str()), (status, reason), "{found:?}");
+        assert!(found.message.contains(part), "{found:?}");
+    }
+}
+
+fn condition<'a>(conditions: &'a [Condition], kind: &str) -> &'a Condition {
+    conditions.iter().find(|it| it.type_ == kind).unwrap()
+}
+
+#[test]
+fn a_pool_that_serves_holds_all_conditions_of_its_generation() {
+    let mut told = Told::new();
+    told.pod(pod("web-1").ready());
+    told.pod(pod("web-2"));
+    let status = told.status();
+    assert_eq!(status.observed_generation, Some(1));
+    let all: Vec<_> = status
+        .conditions
+        .iter()
+        .map(|it| (it.type_.as_str(), it.status.as_str(), it.observed_generation))
+        .collect();
+    let holds = |kind| (kind, "True", Some(1));
+    assert_eq!(all, [holds("Accepted"), holds("ResolvedRefs"), holds("Programmed"), holds("Ready")]);
+    assert_eq!(status.endpoints.as_ref().unwrap().summary, "1/2");
+    assert_eq!(status.table.as_ref().unwrap().digest.len(), 16);
+    assert_eq!(status.seats[0].occupant.as_deref(), Some("web-1"));
+}
+
+#[test]
+fn a_pool_without_endpoints_says_what_to_look_at() {
+    let mut told = Told::new();
+    told.check("Ready", "False", "NoReadyEndpoints", "selector");
+    told.pod(pod("web-1"));
+    told.check("Ready", "False", "NoReadyEndpoints", "None of 1 endpoints is ready");
+}
+
+#[test]
+fn where_readiness_is_ignored_unready_endpoints_count() {
+    let mut told = Told::new();
+    let mut ignoring = pool();
+    ignoring["spec"]["health"] = json!({ "readiness": "Ignore" });
+    told.pool(&ignoring);
+    told.pod(pod("web-1"));
+    told.check("Ready", "True", "Ready", "1 of 1");
+}
+
+#[test]
+fn a_bad_edit_is_told_with_its_field_while_the_last_good_spec_serves() {
+    let mut told = Told::new();
+    told.pod(pod("web-1").ready());
+    let mut bad = pool();
+    bad["metadata"]["generation"] = json!(2);
+    bad["spec"]["listeners"][0]["port"] = json!("eighty");
+    told.pool(&bad);
+    told.check("Accepted", "False", "Invalid", "spec.listeners[0].port");
+    told.check("Accepted", "False", "Invalid", "The last good spec stays in force.");
+    told.check("Programmed", "True", "Programmed", "");
+    told.check("Ready", "False", "Invalid", "Accepted is False");
+    assert_eq!(condition(&told.status().conditions, "Ready").observed_generation, Some(2));
+}
+
+#[test]
+fn a_reference_that_leads_nowhere_is_told_by_its_kind() {
+    let mut told = Told::new();
+    let mut typo = pool();
+    typo["spec"]["backends"][0]["service"]["port"] = json!("htpt");
+    told.pool(&typo);
+    told.check("ResolvedRefs", "False", "PortNotFound", "it has 80 (http)");
+    typo["spec"]["backends"][0]["service"]["name"] = json!("wbe");
+    told.pool(&typo);
+    told.check("ResolvedRefs", "False", "ServiceNotFound", "no Service wbe");
+    told.check("Ready", "False", "ServiceNotFound", "ResolvedRefs is False");
+}
+
+#[test]
+fn a_port_tells_whether_it_is_open() {
+    let mut told = Told::new();
+    told.pod(pod("web-1").ready());
+    told.ports.clear();
+    told.check("Programmed", "Unknown", "Pending", "Port 8080");
+    told.check("Ready", "Unknown", "Pending", "Port 8080");
+    told.ports.insert(8080, BindState::Failed { reason: "address in use".into() });
+    told.check("Programmed", "False", "PortUnavailable", "Port 8080: address in use");
+}
+
+#[test]
+fn a_port_of_an_older_pool_is_a_conflict() {
+    let mut told = Told::new();
+    let mut older = pool();
+    older["metadata"]["name"] = json!("older");
+    older["metadata"]["creationTimestamp"] = json!("2026-11-21T07:00:00Z");
+    told.pool(&older);
+    told.check("Programmed", "False", "PortConflict", "Port 8080 belongs to the older pool shop/older");
+}
+
+#[test]
+fn the_same_state_is_told_in_the_same_words_and_with_the_same_time() {
+    let mut told = Told::new();
+    told.pod(pod("web-1").ready());
+    let first = told.status();
+    assert_eq!(told.status_after(&first, 99), first);
+    told.pod(pod("web-1"));
+    let later = told.status_after(&first, 99);
+    let time = |kind| condition(&later.conditions, kind).last_transition_time.0.as_second();
+    assert_eq!((time("Accepted"), time("Ready")), (10, 99));
+}
