@@ -56,8 +56,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
 fn options(settings: Settings) -> Options {
     let source = match settings.source {
         settings::Source::File { path, state_dir } => Source::File(file::Options { path, state_dir }),
-        settings::Source::Cluster { kubeconfig, namespace, identity } => {
-            Source::Cluster { kubeconfig, namespace, identity, watch: Vec::new() }
+        settings::Source::Cluster { kubeconfig, namespace, identity, watch } => {
+            Source::Cluster { kubeconfig, namespace, identity, watch }
         }
     };
     Options {
