@@ -2,7 +2,7 @@
 //! starts. Every mistake is reported in one go, because whoever corrects one wants to know the others.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,6 +39,10 @@ pub struct Flags {
     #[arg(long, env = "GUIDEWAY_WATCH_NAMESPACE", value_name = "NAME", value_delimiter = ',')]
     pub watch_namespace: Vec<String>,
 
+    /// Open listeners on this address only, such as 127.0.0.1; without it on all
+    #[arg(long, env = "GUIDEWAY_LISTEN_ADDRESS", value_name = "IP")]
+    pub listen_address: Option<String>,
+
     /// Threads that carry traffic [default: one per core]
     #[arg(long, env = "GUIDEWAY_WORKERS", value_name = "N")]
     pub workers: Option<String>,
@@ -72,6 +76,8 @@ pub struct Settings {
     pub source: Source,
     /// Threads that carry traffic.
     pub workers: NonZeroUsize,
+    /// Address the listeners bind; all addresses when absent.
+    pub listen_address: Option<IpAddr>,
     /// Where metrics and health are served.
     pub metrics_address: SocketAddr,
     /// On SIGTERM, time to go on accepting.
@@ -146,6 +152,7 @@ impl Settings {
         let standalone = flags.file.is_some();
         let settings = Self {
             workers: workers(flags.workers.as_deref(), &mut mistakes),
+            listen_address: listen_address(flags.listen_address.as_deref(), &mut mistakes),
             metrics_address: metrics_address(flags.metrics_address.as_deref(), &mut mistakes),
             drain_delay: duration(
                 "drain-delay",
@@ -180,6 +187,7 @@ impl Flags {
             namespace: set(self.namespace),
             identity: set(self.identity),
             watch_namespace: self.watch_namespace.into_iter().filter(|name| !name.is_empty()).collect(),
+            listen_address: set(self.listen_address),
             workers: set(self.workers),
             metrics_address: set(self.metrics_address),
             drain_delay: set(self.drain_delay),
@@ -214,6 +222,16 @@ fn workers(text: Option<&str>, mistakes: &mut Mistakes) -> NonZeroUsize {
             cores()
         }
     }
+}
+
+fn listen_address(text: Option<&str>, mistakes: &mut Mistakes) -> Option<IpAddr> {
+    let text = text?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        let reason = format!("`{text}` is no address; write one without port, such as 127.0.0.1 or ::1");
+        mistakes.add("listen-address", reason);
+    }
+    address
 }
 
 fn metrics_address(text: Option<&str>, mistakes: &mut Mistakes) -> SocketAddr {
@@ -349,6 +367,17 @@ mod tests {
         let state_dir = Some("/var/lib/guideway".into());
         assert_eq!(settings.source, Source::File { path: "/".into(), state_dir });
         assert_eq!((settings.drain_delay, settings.workers.get()), (Duration::ZERO, 3));
+    }
+
+    #[test]
+    fn listeners_may_keep_to_one_address() {
+        assert_eq!(settings(&[]).unwrap().listen_address, None);
+        assert_eq!(settings(&["--listen-address=::1"]).unwrap().listen_address, Some("::1".parse().unwrap()));
+        check(
+            &["--listen-address=localhost"],
+            "--listen-address (GUIDEWAY_LISTEN_ADDRESS): `localhost` is no address; write one without port, such as \
+             127.0.0.1 or ::1",
+        );
     }
 
     #[test]

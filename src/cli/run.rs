@@ -63,7 +63,7 @@ fn options(settings: Settings) -> Options {
     Options {
         source,
         workers: settings.workers,
-        address: None,
+        address: settings.listen_address,
         metrics_address: settings.metrics_address,
         drain_delay: settings.drain_delay,
         drain_timeout: settings.drain_timeout,
