@@ -86,7 +86,8 @@ impl App {
         let stop = CancellationToken::new();
         let source = {
             let programmer = Programmer::new(publisher, metrics.control());
-            let parts = Parts { programmer, bindings: bound, pools, metrics: metrics.clone(), stop: stop.clone() };
+            let parts =
+                Parts { programmer, bindings: bound, pools, metrics: metrics.clone(), stop: stop.clone() };
             start_source(options.source, parts).await?
         };
         let proxy = ProxyOptions {
@@ -186,9 +187,11 @@ async fn start_source(source: Source, parts: Parts) -> anyhow::Result<JoinHandle
     let Parts { programmer, bindings, pools, metrics, stop } = parts;
     let control = metrics.control();
     Ok(match source {
-        Source::File(options) => tokio::spawn(async move {
-            Ok(file::run(options, programmer, bindings, pools, control, stop).await?)
-        }),
+        Source::File(options) => {
+            tokio::spawn(
+                async move { Ok(file::run(options, programmer, bindings, pools, control, stop).await?) },
+            )
+        }
         Source::Cluster { kubeconfig, namespace, identity, watch } => {
             let config = cluster_config(kubeconfig).await?;
             let options = kubernetes::Options {
@@ -206,9 +209,9 @@ async fn start_source(source: Source, parts: Parts) -> anyhow::Result<JoinHandle
 
 async fn cluster_config(kubeconfig: Option<PathBuf>) -> anyhow::Result<kube::Config> {
     let Some(path) = kubeconfig else {
-        return kube::Config::infer()
-            .await
-            .context("no cluster found: run in a pod, set KUBECONFIG or --kubeconfig, or serve a file with --file");
+        return kube::Config::infer().await.context(
+            "no cluster found: run in a pod, set KUBECONFIG or --kubeconfig, or serve a file with --file",
+        );
     };
     let config = kube::config::Kubeconfig::read_from(&path)
         .with_context(|| format!("--kubeconfig {}", path.display()))?;
@@ -220,7 +223,8 @@ async fn cluster_config(kubeconfig: Option<PathBuf>) -> anyhow::Result<kube::Con
 
 /// The host's name, which in a pod is the pod's name.
 fn host_name() -> anyhow::Result<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("the host's name; set --identity")?;
+    let name =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").context("the host's name; set --identity")?;
     match name.trim() {
         "" => bail!("the host has no name; set --identity"),
         name => Ok(name.to_owned()),
