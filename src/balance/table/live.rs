@@ -73,10 +73,10 @@ impl Live {
             return;
         }
         let levels = Levels::new(loads);
-        for seat in 0..loads.len() {
+        for (seat, load) in loads.iter().enumerate() {
             if lacks(self.counts[seat], seat) {
                 self.claim_inherited(seat, shares);
-                if levels.is_raised(&loads[seat]) {
+                if levels.is_raised(load) {
                     self.claim_newest(base, nominal, seat, shares);
                 }
             }
