@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +40,13 @@ SCENARIOS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """What one balancer did in one round."""
+    """What one balancer did in one round. `disturbed` is the share of its CPU that went to anything else."""
 
     requests: int
     seconds: float
     user_seconds: float
     system_seconds: float
-    others_seconds: float
+    disturbed: float
     p50_us: int
     p99_us: int
     errors: dict[str, int]
@@ -63,11 +64,6 @@ class Sample:
     def busy(self) -> float:
         """Share of its CPU that the balancer used: near 1, the balancer was the bottleneck."""
         return (self.user_seconds + self.system_seconds) / self.seconds
-
-    @property
-    def disturbed(self) -> float:
-        """Share of the balancer's CPU that went to anything else; above a few percent the figures are rough."""
-        return self.others_seconds / self.seconds
 
     @property
     def failed(self) -> int:
@@ -90,9 +86,10 @@ def verify(running: Running, scenario: Scenario) -> None:
 
 def measure(wrk: Path, running: Running, *, scenario: Scenario, seconds: int, cpus: Cpus) -> Sample:
     """One round: CPU time of the balancer before and after wrk ran against it."""
-    before, busy_before = running.server.cpu_time(), cpu_busy_seconds(cpus.proxy)
+    before, busy_before, began = running.server.cpu_time(), cpu_busy_seconds(cpus.proxy), time.monotonic()
     result = _run_wrk(wrk, running, scenario, seconds, cpus.load)
     used, busy = running.server.cpu_time() - before, cpu_busy_seconds(cpus.proxy) - busy_before
+    elapsed = time.monotonic() - began
     requests = int(result["requests"])
     if requests == 0:
         raise BenchError(f"wrk got no answer from {running.name}: {result}\n{running.server.tail()}")
@@ -101,7 +98,7 @@ def measure(wrk: Path, running: Running, *, scenario: Scenario, seconds: int, cp
         seconds=result["microseconds"] / 1e6,
         user_seconds=used.user,
         system_seconds=used.system,
-        others_seconds=max(0.0, busy - used.total),
+        disturbed=max(0.0, busy - used.total) / elapsed,
         p50_us=result["p50_us"],
         p99_us=result["p99_us"],
         errors=result["errors"],

@@ -16,6 +16,9 @@ from load import Sample, Scenario
 
 RESULTS = Path(__file__).parent.parent / "results"
 
+# Above this, caches and the scheduler are shared with strangers often enough to move the ratios.
+DISTURBED_LIMIT = 0.05
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -108,7 +111,12 @@ class Result:
         best = self.best_peer()
         if best is None:
             return "No peer ran, so there is no ratio."
-        return f"{self.reference} / {best.name} (the cheapest peer): {self.ratio(best)} CPU per request."
+        ratio = f"{self.reference} / {best.name} (the cheapest peer): {self.ratio(best)} CPU per request."
+        if max(entrant.median("disturbed") for entrant in self.entrants) > DISTURBED_LIMIT:
+            ratio += (
+                f"\nROUGH: others used more than {DISTURBED_LIMIT:.0%} of the balancer's CPU; use a quieter machine."
+            )
+        return ratio
 
     def _reference(self) -> Entrant:
         return next(entrant for entrant in self.entrants if entrant.name == self.reference)
