@@ -121,7 +121,7 @@ pub struct Seat {
     /// Weight of the seat relative to the backend's other seats.
     pub weight: u16,
     /// Vacated is when the occupant left; absent while it sits here.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "time_schema")]
     pub vacated: Option<MicroTime>,
 }
