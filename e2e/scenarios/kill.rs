@@ -32,7 +32,7 @@ pub(super) async fn a_killed_backend_costs_no_request(test: &Test) -> Result<Ver
         // Deleted, it is replaced at once; its container would be restarted later and later.
         let at_once = DeleteParams::default().grace_period(0);
         test.api::<Pod>().delete(&victim.name_any(), &at_once).await?;
-        pods::until_rolled_out(test, "web", Duration::from_secs(30), async || Ok(())).await?;
+        until_replaced(test, &victim).await?;
     }
     test.until_ready("web", BACKENDS).await?;
     let report = load.stop().await?;
@@ -50,6 +50,18 @@ async fn until_noticed(test: &Test, victim: &Pod) -> Result<()> {
         let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
         let restarted = statuses.into_iter().flatten().any(|it| it.restart_count > 0);
         Ok(Seen::when(restarted || !pods::is_ready(&pod), || format!("{:?}", pod.status)))
+    })
+    .await
+}
+
+/// Until four pods are ready and the victim is none of them. The Deployment's own status lags behind.
+async fn until_replaced(test: &Test, victim: &Pod) -> Result<()> {
+    until("a new pod in the place of the dead one", Duration::from_secs(30), async || {
+        let all = pods::of(test, "web").await?;
+        let ready = all.values().filter(|pod| pods::is_ready(pod)).count();
+        let gone = all.values().all(|pod| pod.uid() != victim.uid());
+        let said = || format!("{ready} of {} pods ready, the dead one gone: {gone}", all.len());
+        Ok(Seen::when(gone && all.len() == BACKENDS && ready == BACKENDS, said))
     })
     .await
 }
