@@ -12,7 +12,7 @@ pub(super) const LANES: usize = 256;
 pub(super) const POSITION: u32 = 24;
 
 /// Room for a full vector to be written at the last lane.
-const ROOM: usize = LANES + 8;
+pub(super) const ROOM: usize = LANES + 8;
 
 /// Instructions the inner loops may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +31,11 @@ pub(super) struct Window {
     pub(super) skips: [u32; ROOM],
     /// The free slot of each lane.
     pub(super) found: [u32; ROOM],
-    /// Cursors in the order in which they arrived.
-    pub(super) arrived: [u32; ROOM],
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { cursors: [0; ROOM], skips: [0; ROOM], found: [0; ROOM], arrived: [0; ROOM] }
+        Self { cursors: [0; ROOM], skips: [0; ROOM], found: [0; ROOM] }
     }
 }
 

@@ -12,7 +12,7 @@ use std::arch::x86_64::{
     _mm256_sub_epi32,
 };
 
-use super::kernel::{self, LANES, POSITION, Window};
+use super::kernel::{self, LANES, POSITION, ROOM, Window};
 use super::permutation::Steps;
 
 /// Says that this machine has AVX2 and its companions. Nobody else can make one.
@@ -42,6 +42,7 @@ impl Avx2 {
 #[target_feature(enable = "avx2,popcnt")]
 fn settle(window: &mut Window, lanes: usize, taken: &[u32], size: u32) {
     let (position, low_bits, size) = (splat((1 << POSITION) - 1), splat(31), splat(size));
+    let mut arrivals = [0; ROOM];
     let (mut moving, mut arrived) = (lanes.min(LANES), 0);
     while moving > 0 {
         let mut kept = 0;
@@ -58,13 +59,13 @@ fn settle(window: &mut Window, lanes: usize, taken: &[u32], size: u32) {
             let (stays, arrives) = (is_taken & present, !is_taken & present);
             store(&mut window.cursors, kept, gathered(next, stays));
             store(&mut window.skips, kept, gathered(skips, stays));
-            store(&mut window.arrived, arrived, gathered(cursors, arrives));
+            store(&mut arrivals, arrived, gathered(cursors, arrives));
             kept += stays.count_ones() as usize;
             arrived += arrives.count_ones() as usize;
         }
         moving = kept;
     }
-    for cursor in &window.arrived[..arrived] {
+    for cursor in &arrivals[..arrived] {
         window.found[(cursor >> POSITION) as usize] = cursor & ((1 << POSITION) - 1);
     }
 }

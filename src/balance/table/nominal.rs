@@ -79,7 +79,8 @@ impl Nominal {
         self.key.clear();
         self.key.extend(key());
         base.resize(loads.len());
-        self.counts.clone_from(&base.counts().to_vec());
+        self.counts.clear();
+        self.counts.extend_from_slice(base.counts());
         self.gains.clear();
         self.given.clear();
         self.given.resize(loads.len(), 0);
