@@ -81,7 +81,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         scenario!(
             propagation::readiness_spreads_within_50_ms,
             Alone,
-            300,
+            420,
             "100 readiness flips: 99 of 100 reach the traffic of both replicas within 50 ms"
         ),
         scenario!(
