@@ -72,7 +72,7 @@ pub enum Readiness {
 pub struct Timeouts {
     /// To open a connection to a backend.
     pub connect: Duration,
-    /// From the request's head to the response's head; `None` waits for ever.
+    /// From the last byte of the request to the response's head; `None` waits for ever.
     pub request: Option<Duration>,
 }
 
