@@ -62,7 +62,12 @@ fn pool(source: KeySource) -> PoolSnapshot {
     let backend = |number: u16| {
         let name = format!("web-{number}");
         let address = (Ipv4Addr::LOCALHOST, 9000 + number).into();
-        Some(Arc::new(Backend { id: name.as_str().into(), group: "stable".into(), name: name.into(), address }))
+        Some(Arc::new(Backend {
+            id: name.as_str().into(),
+            group: "stable".into(),
+            name: name.into(),
+            address,
+        }))
     };
     let pool = Pool {
         id: PoolId::new("shop", "web"),
