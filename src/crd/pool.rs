@@ -209,8 +209,8 @@ impl JsonSchema for PortRef {
 pub struct Endpoint {
     /// Address is an IPv4 or IPv6 address, such as 192.0.2.10 or 2001:db8::10.
     #[schemars(length(min = 2, max = 45))]
-    #[x_kube(validation = Rule::new("isIP(self)")
-        .message("address is no IP address: write one such as 192.0.2.10 or 2001:db8::10, not a host name"))]
+    #[x_kube(validation = Rule::new("isIP(self) && !ip(self).isUnspecified()")
+        .message("address is no IP address of a host: write one such as 192.0.2.10 or 2001:db8::10, not a host name"))]
     pub address: String,
 
     /// Port the endpoint listens on, 1 to 65535.

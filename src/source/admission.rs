@@ -28,7 +28,7 @@ impl Admission {
     /// The resource with its defaults, or everything the API server would refuse it for. As there, the CEL rules
     /// are asked only about an object that fits the schema.
     pub fn admit(&self, mut object: Value) -> Result<LoadBalancerPool, Vec<FieldError>> {
-        schema::prune_nulls(&mut object);
+        schema::normalize(&mut object);
         let mut errors = Vec::new();
         names(&object, &mut errors);
         schema::check(&self.envelope(), &object, "", &mut errors);
@@ -135,6 +135,7 @@ mod tests {
     fn an_admitted_pool_has_its_defaults_and_can_be_translated() {
         let mut object = good();
         object["spec"]["timeouts"] = json!({"connect": "2s", "request": null});
+        object["spec"]["listeners"][0]["port"] = json!(8080.0);
         let resource = Admission::new().unwrap().admit(object).unwrap();
         assert_eq!(resource.spec.timeouts.request.0, "30s");
         assert_eq!(resource.spec.backends[0].weight, 1);
@@ -185,7 +186,7 @@ mod tests {
             json!([{"name": "a", "weight": 0, "endpoints": [{"address": "db.example.net", "port": 80}]}]),
             &[
                 "spec.backends: no backend has a weight above 0, so no request could be served: give at least one a weight",
-                "spec.backends[0].endpoints[0].address: address is no IP address: write one such as 192.0.2.10 or \
+                "spec.backends[0].endpoints[0].address: address is no IP address of a host: write one such as 192.0.2.10 or \
                  2001:db8::10, not a host name",
             ],
         );

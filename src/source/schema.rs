@@ -25,14 +25,20 @@ pub(super) fn check(schema: &Value, value: &Value, path: &str, errors: &mut Vec<
     choice(schema, value, path, errors);
 }
 
-/// Removes `null` fields: the API server takes them for absent.
-pub(super) fn prune_nulls(value: &mut Value) {
+/// Brings a value into the form the API server reads: without `null` fields, which it takes for absent, and with
+/// `80.0` as the whole number it is.
+pub(super) fn normalize(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|_, value| !value.is_null());
-            map.values_mut().for_each(prune_nulls);
+            map.values_mut().for_each(normalize);
         }
-        Value::Array(items) => items.iter_mut().for_each(prune_nulls),
+        Value::Array(items) => items.iter_mut().for_each(normalize),
+        Value::Number(number) if number.is_f64() => {
+            // Above 2^53 floats have gaps; no field of ours goes there.
+            let whole = number.as_f64().filter(|it| it.fract() == 0.0 && it.abs() < 9.0e15);
+            whole.into_iter().for_each(|it| *value = Value::from(it as i64));
+        }
         _ => {}
     }
 }
