@@ -1,5 +1,6 @@
 //! Owns the list of scenarios.
 
+mod admission;
 mod kill;
 mod outage;
 mod propagation;
@@ -53,6 +54,12 @@ pub(crate) fn all() -> Vec<Scenario> {
             Shared,
             60,
             "the API server refuses pools that cannot work and says why"
+        ),
+        scenario!(
+            admission::files_are_checked_as_in_a_cluster,
+            Shared,
+            60,
+            "an offline check refuses what the API server refuses, for the same fields, and nothing else"
         ),
         scenario!(
             validation::a_bad_reference_disturbs_nobody,

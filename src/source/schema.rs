@@ -130,7 +130,7 @@ fn unique_keys(schema: &Value, items: &[Value], path: &str, errors: &mut Vec<Fie
         let text = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         if let Some(first) = seen.insert(text.clone(), index) {
             let reason = format!("{path}[{first}] has {text} already; {} must differ", keys.join(" and "));
-            errors.push(FieldError::new(format!("{path}[{index}].{}", keys[0]), reason));
+            errors.push(FieldError::new(format!("{path}[{index}]"), reason));
         }
     }
 }
@@ -325,7 +325,7 @@ mod tests {
         check_value(
             json!({"type": "array", "items": {}, "x-kubernetes-list-map-keys": ["address", "port"]}),
             json!([{"address": "a", "port": 1}, {"address": "a", "port": 2}, {"address": "a", "port": 1}]),
-            &["spec.x[2].address: spec.x[0] has \"a\", 1 already; address and port must differ"],
+            &["spec.x[2]: spec.x[0] has \"a\", 1 already; address and port must differ"],
         );
     }
 }

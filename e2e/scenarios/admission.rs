@@ -1,0 +1,141 @@
+//! What `guideway check` and a file refuse is what the API server refuses, field by field.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail, ensure};
+use guideway::source::admission::Admission;
+use http::Request;
+use serde_json::{Value, json};
+
+use crate::fixture::Test;
+use crate::runner::Verdict;
+
+/// Values that are tried in the place of a field of a good pool. Good ones are among them: a check that refuses
+/// what a cluster takes is as wrong as the opposite.
+fn edits() -> Vec<(&'static str, Value)> {
+    let long = |length: usize| json!("x".repeat(length));
+    let endpoint = |address: &str| json!([{"address": address, "port": 80}]);
+    let service = |port: Value| json!([{"name": "a", "service": {"name": "x", "port": port}}]);
+    let hash_on = |entry: Value| json!({"hashOn": [entry]});
+    vec![
+        ("/metadata/name", json!("Bad_Name")),
+        ("/metadata/name", json!("a..b")),
+        ("/metadata/name", long(63)),
+        ("/metadata/name", long(64)),
+        ("/spec", Value::Null),
+        ("/spec", json!([])),
+        ("/spec/nope", json!(1)),
+        ("/spec/listeners", json!([])),
+        ("/spec/listeners", json!([{"name": "a", "port": 80}, {"name": "a", "port": 81}])),
+        ("/spec/listeners", json!([{"name": "a", "port": 80}, {"name": "b", "port": 80}])),
+        ("/spec/listeners/0/port", json!("8080")),
+        ("/spec/listeners/0/port", json!(80.5)),
+        ("/spec/listeners/0/port", json!(-1)),
+        ("/spec/listeners/0/port", json!(70_000)),
+        ("/spec/listeners/0/name", json!("")),
+        ("/spec/listeners/0/name", long(64)),
+        ("/spec/listeners/0/protocol", Value::Null),
+        ("/spec/listeners/0/protocol", json!("http")),
+        ("/spec/backends/0/weight", json!(0)),
+        ("/spec/backends/0/weight", json!(10_001)),
+        ("/spec/backends/0/weight", Value::Null),
+        ("/spec/backends/0/service", json!({"name": "x", "port": 80})),
+        ("/spec/backends/0/service", Value::Null),
+        ("/spec/backends/0/endpoints", Value::Null),
+        ("/spec/backends/0/endpoints", json!([])),
+        ("/spec/backends/0/endpoints", endpoint("010.0.0.1")),
+        ("/spec/backends/0/endpoints", endpoint("2001:DB8::1")),
+        ("/spec/backends/0/endpoints", endpoint("fe80::1%eth0")),
+        ("/spec/backends/0/endpoints", endpoint("0.0.0.0")),
+        ("/spec/backends/0/endpoints", endpoint("db.example.net")),
+        ("/spec/backends/0/endpoints", json!([{"address": "192.0.2.1", "port": 80, "weight": 0}])),
+        (
+            "/spec/backends/0/endpoints",
+            json!([{"address": "192.0.2.1", "port": 80}, {"address": "192.0.2.1", "port": 80}]),
+        ),
+        ("/spec/backends", service(json!("http"))),
+        ("/spec/backends", service(json!(0))),
+        ("/spec/backends", service(json!(true))),
+        ("/spec/backends", service(json!(""))),
+        ("/spec/backends", service(json!("Http_"))),
+        ("/spec/algorithm", Value::Null),
+        ("/spec/algorithm", json!("Maglev")),
+        ("/spec/algorithm", json!({"fill": "seats"})),
+        ("/spec/algorithm", json!({"hashOn": []})),
+        ("/spec/algorithm", hash_on(json!({"type": "Header"}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Header", "name": ""}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Header", "name": "a/b"}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Query", "name": "a[]"}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Query", "name": "a b"}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Path", "name": "x"}))),
+        ("/spec/algorithm", json!({"tableSize": 2})),
+        ("/spec/algorithm", json!({"tableSize": 65_535})),
+        ("/spec/algorithm", json!({"tableSize": 16_777_213})),
+        ("/spec/algorithm", json!({"tableSize": 16_777_259})),
+        ("/spec/health", json!({"drainTimeout": "24h"})),
+        ("/spec/health", json!({"drainTimeout": "24h1ms"})),
+        ("/spec/health", json!({"drainTimeout": "1.5s"})),
+        ("/spec/timeouts", json!({"connect": "1ms", "request": "0s"})),
+        ("/spec/timeouts", json!({"connect": "0s"})),
+        ("/spec/timeouts", json!({"request": 5})),
+    ]
+}
+
+pub(super) async fn files_are_checked_as_in_a_cluster(test: &Test) -> Result<Verdict> {
+    let admission = Admission::new()?;
+    let (mut taken, mut refused) = (0, 0);
+    for (pointer, value) in edits() {
+        let pool = edited(test, pointer, value.clone())?;
+        let theirs = refused_fields(test, &pool).await?;
+        let ours = admission.admit(pool).err().unwrap_or_default();
+        let ours: BTreeSet<String> = ours.into_iter().map(|error| error.path).collect();
+        ensure!(
+            ours.is_empty() == theirs.is_empty() && theirs.is_subset(&ours),
+            "{pointer} = {value}: refused offline are {ours:?}, by the API server {theirs:?}"
+        );
+        *(if theirs.is_empty() { &mut taken } else { &mut refused }) += 1;
+    }
+    test.note(format!("{refused} pools refused for the same fields, {taken} taken, by both"));
+    Ok(Verdict::Passed)
+}
+
+fn edited(test: &Test, pointer: &str, value: Value) -> Result<Value> {
+    let mut pool = json!({
+        "apiVersion": "guideway.dev/v1alpha1",
+        "kind": "LoadBalancerPool",
+        "metadata": {"name": "web", "namespace": test.namespace},
+        "spec": {
+            "listeners": [{"name": "web", "port": test.port}],
+            "backends": [{"name": "a", "endpoints": [{"address": "192.0.2.1", "port": 80}]}],
+        },
+    });
+    let (parent, field) = pointer.rsplit_once('/').unwrap_or_default();
+    let Some(parent) = pool.pointer_mut(parent) else { bail!("no {parent} in {pool}") };
+    parent[field] = value;
+    Ok(pool)
+}
+
+/// The fields a dry run is refused for; none when it is accepted. As kubectl does, it asks for strict decoding.
+async fn refused_fields(test: &Test, pool: &Value) -> Result<BTreeSet<String>> {
+    let path = format!(
+        "/apis/guideway.dev/v1alpha1/namespaces/{}/loadbalancerpools?dryRun=All&fieldValidation=Strict",
+        test.namespace
+    );
+    let request =
+        Request::post(path).header("content-type", "application/json").body(pool.to_string().into())?;
+    match test.cluster.client.request::<Value>(request).await {
+        Ok(_) => Ok(BTreeSet::new()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 422) => {
+            let causes = status.details.iter().flat_map(|details| &details.causes);
+            let fields = causes.map(|cause| cause.field.clone()).filter(|field| field != "<nil>");
+            // Strict decoding names no cause; what it says is: unknown field "spec.nope".
+            let unknown = status.message.split('"').find(|word| word.starts_with("spec."));
+            let fields: BTreeSet<String> = fields.chain(unknown.map(Into::into)).collect();
+            Ok(if fields.is_empty() { BTreeSet::from([WHOLE.into()]) } else { fields })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The rule about the name's length is one of the whole object to the API server.
+const WHOLE: &str = "metadata.name";
