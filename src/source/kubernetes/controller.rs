@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -56,6 +56,7 @@ pub(super) struct Controller {
     published: Option<Instant>,
     second_opinion: Option<Instant>,
     housekeeping: Instant,
+    clock: Clock,
 }
 
 impl Controller {
@@ -71,6 +72,7 @@ impl Controller {
             published: None,
             second_opinion: None,
             housekeeping: Instant::now() + HOUSEKEEPING,
+            clock: Clock::start(),
         }
     }
 
@@ -98,8 +100,10 @@ impl Controller {
 
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
-        let seats =
-            self.programmer.wake_at_ms().map(|at| now + Duration::from_millis(at.saturating_sub(unix_ms())));
+        let seats = self
+            .programmer
+            .wake_at_ms()
+            .map(|at| now + Duration::from_millis(at.saturating_sub(self.clock.unix_ms())));
         let tables =
             self.index.waiting_since().filter(|_| self.unlisted.is_empty()).map(|_| self.may_publish_at(now));
         [seats, tables, self.second_opinion].into_iter().flatten().fold(self.housekeeping, Instant::min)
@@ -168,7 +172,7 @@ impl Controller {
         {
             self.build_tables();
         }
-        if self.programmer.wake_at_ms().is_some_and(|at| at <= unix_ms()) {
+        if self.programmer.wake_at_ms().is_some_and(|at| at <= self.clock.unix_ms()) {
             self.program(Vec::new());
         }
         if self.unlisted.is_empty()
@@ -212,7 +216,7 @@ impl Controller {
 
     /// Has the programmer publish. Returns the pools whose table changed.
     fn program(&mut self, changes: Vec<programmer::Change>) -> BTreeSet<PoolId> {
-        let reports = self.programmer.apply(changes, self.authority, unix_ms());
+        let reports = self.programmer.apply(changes, self.authority, self.clock.unix_ms());
         let changed =
             reports.iter().filter(|report| report.table_changed).map(|report| report.id.clone()).collect();
         for report in reports {
@@ -278,7 +282,20 @@ impl Controller {
     }
 }
 
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+/// Time since the UNIX epoch that never steps: the wall clock as it was at the start, and our own from then on.
+struct Clock {
+    started: Instant,
+    started_unix_ms: u64,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let unix_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+        Self { started: Instant::now(), started_unix_ms: unix_ms }
+    }
+
+    fn unix_ms(&self) -> u64 {
+        let passed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.started_unix_ms.saturating_add(passed)
+    }
 }

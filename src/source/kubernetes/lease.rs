@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::words::Words;
+
 /// Name of the Lease.
 pub(super) const NAME: &str = "guideway";
 
@@ -70,7 +72,7 @@ impl Candidate {
             match attempt {
                 Ok(Ok(())) => told_failure = false,
                 Ok(Err(error)) if !std::mem::replace(&mut told_failure, true) => {
-                    tracing::warn!(%error, lease = NAME, "cannot read or renew the lease, trying again");
+                    tracing::warn!(error = %Words(&error), lease = NAME, "cannot read or renew the lease, trying again");
                 }
                 Ok(Err(_)) | Err(_) => {}
             }
@@ -115,7 +117,9 @@ impl Candidate {
         };
         let spec = lease.spec.clone().unwrap_or_default();
         let since = match &self.seen {
-            Some((known, since)) if known.spec == lease.spec => *since,
+            Some((known, since)) if known.metadata.resource_version == lease.metadata.resource_version => {
+                *since
+            }
             _ => Instant::now(),
         };
         self.seen = Some((lease.clone(), since));
@@ -179,7 +183,7 @@ impl Candidate {
         match timeout(self.pace.look, self.write(empty)).await {
             Ok(Ok(_)) => tracing::info!(lease = NAME, "let go of the lease"),
             Ok(Err(error)) => {
-                tracing::warn!(lease = NAME, %error, "could not let go of the lease; it runs out by itself")
+                tracing::warn!(lease = NAME, error = %Words(&error), "could not let go of the lease; it runs out by itself")
             }
             Err(_) => tracing::warn!(lease = NAME, "no answer in time; the lease runs out by itself"),
         }

@@ -13,6 +13,7 @@ mod resource;
 mod status;
 mod status_writer;
 mod watch;
+mod words;
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::words::Words;
 use crate::balance::pool::PoolId;
 use crate::crd::{LoadBalancerPool, LoadBalancerPoolStatus};
 
@@ -153,9 +154,9 @@ impl Entry {
         self.wanted.as_ref().is_some_and(|wanted| *wanted != self.standing)
     }
 
-    fn failed(&mut self, id: &PoolId, error: &dyn std::error::Error, now: Instant) {
+    fn failed(&mut self, id: &PoolId, error: &(dyn std::error::Error + 'static), now: Instant) {
         if self.failures == 0 {
-            tracing::warn!(namespace = %id.namespace, pool = %id.name, %error, "cannot write the status, trying again");
+            tracing::warn!(namespace = %id.namespace, pool = %id.name, error = %Words(error), "cannot write the status, trying again");
         }
         let wait = BETWEEN_WRITES.saturating_mul(1 << self.failures.min(10)).min(LONGEST_RETRY);
         self.failures = self.failures.saturating_add(1);

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::facts::{Key, Pod, Service, Slice};
 use super::resource::PoolResource;
+use super::words::Words;
 use crate::metrics::ControlMetrics;
 
 /// Objects per page of a list, the page size of other Kubernetes clients.
@@ -141,7 +142,7 @@ enum Why {
     Unversioned,
     #[error("a second list was asked for")]
     Asked,
-    #[error(transparent)]
+    #[error("the call failed")]
     Failed(#[from] kube::Error),
 }
 
@@ -188,9 +189,9 @@ where
     fn complain(&self, why: &Why, patience: &Patience, call: &'static str) {
         let (kind, scope) = (self.kind.name(), self.scope.as_deref().unwrap_or("*"));
         if patience.is_fresh() {
-            tracing::warn!(kind, scope, call, error = %why, "lost touch with the API server, trying again; the tables stay");
+            tracing::warn!(kind, scope, call, error = %Words(why), "lost touch with the API server, trying again; the tables stay");
         } else {
-            tracing::debug!(kind, scope, call, error = %why, attempt = patience.failures, "trying again");
+            tracing::debug!(kind, scope, call, error = %Words(why), attempt = patience.failures, "trying again");
         }
     }
 

@@ -1,21 +1,16 @@
-//! Owns an API server of a few paths on loopback, whose faults a test can choose. It keeps objects and a log of
-//! events by resource version, as the genuine one does; nothing of it knows what Guideway makes of them.
+//! Owns an API server of a few paths within the process, whose faults a test can choose. Without sockets the clock
+//! can be paused, so every wait takes its exact time and no real one. It keeps objects and a log of events by
+//! resource version, as the genuine one does; nothing of it knows what Guideway makes of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::{Body, Bytes};
-use axum::extract::Request;
-use axum::http::{Method, StatusCode};
-use axum::response::Response;
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
 
 /// What goes wrong with the requests for one kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,51 +41,46 @@ struct State {
     statuses: Vec<(String, Value)>,
     lease: Option<Value>,
     used: BTreeSet<Right>,
+    /// Mistakes for which statuses were refused.
+    refused: Vec<String>,
+    is_down: bool,
+    /// How often it went down.
+    lives: u64,
 }
 
 /// API group, resource and verb, as a role names them.
 pub(super) type Right = (String, String, String);
 
 /// The server. It forgets nothing while it is down.
+#[derive(Clone)]
 pub(super) struct ApiServer {
-    state: Arc<Mutex<State>>,
-    grown: Arc<watch::Sender<u64>>,
-    address: SocketAddr,
-    serving: Option<JoinHandle<()>>,
+    state: Shared,
+    /// Changes with everything that an open stream might have to tell, or to end for.
+    stirred: Arc<watch::Sender<()>>,
 }
 
+type Shared = Arc<Mutex<State>>;
+
 impl ApiServer {
-    pub(super) async fn start() -> Self {
-        let mut server = Self {
-            state: Arc::default(),
-            grown: Arc::new(watch::channel(0).0),
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            serving: None,
-        };
-        server.up().await;
-        server
+    pub(super) fn start() -> Self {
+        Self { state: Arc::default(), stirred: Arc::new(watch::channel(()).0) }
     }
 
     pub(super) fn client(&self) -> kube::Client {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let url = format!("http://{}", self.address).parse().unwrap();
-        super::super::connect(kube::Config::new(url)).unwrap()
+        let server = self.clone();
+        let service = tower::service_fn(move |request| server.clone().answer_while_up(request));
+        kube::Client::new(service, "default")
     }
 
-    /// Listens, on the same port as before.
-    pub(super) async fn up(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
-        self.address = listener.local_addr().unwrap();
-        let (state, grown) = (self.state.clone(), self.grown.clone());
-        let app = axum::Router::new().fallback(move |request| answer(state.clone(), grown.clone(), request));
-        self.serving = Some(tokio::spawn(serve(listener, app)));
+    /// Breaks every connection and takes no more.
+    pub(super) fn down(&self) {
+        self.state().lives += 1;
+        self.state().is_down = true;
+        self.stirred.send_replace(());
     }
 
-    /// Breaks every connection and listens no more.
-    pub(super) async fn down(&mut self) {
-        let serving = self.serving.take().unwrap();
-        serving.abort();
-        assert!(serving.await.unwrap_err().is_cancelled());
+    pub(super) fn up(&self) {
+        self.state().is_down = false;
     }
 
     pub(super) fn put(&self, plural: &str, object: &Value) {
@@ -102,7 +92,7 @@ impl ApiServer {
         let known = state.objects.insert((plural.into(), name), object.clone()).is_some();
         let word = if known { "MODIFIED" } else { "ADDED" };
         state.tell(plural, word, object);
-        self.grown.send_replace(state.version);
+        self.stirred.send_replace(());
     }
 
     pub(super) fn delete(&self, plural: &str, name: &str) {
@@ -111,7 +101,7 @@ impl ApiServer {
         state.version += 1;
         object["metadata"]["resourceVersion"] = json!(state.version.to_string());
         state.tell(plural, "DELETED", object);
-        self.grown.send_replace(state.version);
+        self.stirred.send_replace(());
     }
 
     /// Sets or clears the fault of one kind. Open watches end and meet it.
@@ -121,7 +111,7 @@ impl ApiServer {
             Some(fault) => state.faults.insert(plural.into(), fault),
             None => state.faults.remove(plural),
         };
-        self.grown.send_replace(state.version);
+        self.stirred.send_replace(());
     }
 
     /// How often a kind was asked for, by list or by watch.
@@ -133,6 +123,10 @@ impl ApiServer {
     /// Every status written, with the pool's name, in order.
     pub(super) fn statuses(&self) -> Vec<(String, Value)> {
         self.state().statuses.clone()
+    }
+
+    pub(super) fn statuses_refused_for(&self) -> Vec<String> {
+        self.state().refused.clone()
     }
 
     pub(super) fn lease_holder(&self) -> Option<String> {
@@ -167,50 +161,110 @@ impl State {
     }
 }
 
-async fn serve(listener: TcpListener, app: axum::Router) {
-    let mut connections = JoinSet::new();
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        let service = TowerToHyperService::new(app.clone());
-        connections.spawn(async move {
-            let served =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            // A client that hangs up in the middle of a watch is what these tests are about.
-            drop(served.await);
+type Answer = Response<Body>;
+
+impl ApiServer {
+    async fn answer_while_up(self, request: Request<kube::client::Body>) -> Result<Answer, io::Error> {
+        if self.state().is_down {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let life = self.state().lives;
+        let mut stirred = self.stirred.subscribe();
+        let broken = async {
+            while self.state().lives == life {
+                stirred.changed().await.unwrap();
+            }
+        };
+        tokio::select! {
+            answer = self.answer(request) => Ok(answer),
+            () = broken => Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+
+    async fn answer(&self, request: Request<kube::client::Body>) -> Answer {
+        let (head, body) = request.into_parts();
+        let path: Vec<String> = head.uri.path().split('/').map(str::to_string).collect();
+        let query = head.uri.query().unwrap_or_default().to_string();
+        let watched = query.contains("watch=true");
+        self.state().used.insert(right(&head.method, &path, watched));
+        let body = body.collect().await.unwrap().to_bytes();
+        if path.iter().any(|part| part == "leases") {
+            return lease(&mut self.state(), &head.method, &body);
+        }
+        if head.method == Method::PATCH {
+            let answer = status(&mut self.state(), &path, &body);
+            self.stirred.send_replace(());
+            return answer;
+        }
+        let plural = path.last().unwrap().clone();
+        self.state().requests.push(format!("{} {plural}", if watched { "watch" } else { "list" }));
+        let fault = self.state().faults.get(&plural).copied();
+        match (fault, watched) {
+            (Some(Fault::Refuse(code)), _) | (Some(Fault::RefuseWatch(code)), true) => refusal(code),
+            (Some(Fault::NoAnswer), true) => std::future::pending().await,
+            (fault, false) => list(&self.state(), &plural, fault == Some(Fault::EmptyList)),
+            (fault, true) => {
+                let from = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion=")).unwrap();
+                self.stream(plural, from.parse().unwrap(), fault)
+            }
+        }
+    }
+
+    /// Events after `from`, then those to come. A fault that is set later ends the stream, so the next one meets it.
+    fn stream(&self, plural: String, from: u64, fault: Option<Fault>) -> Answer {
+        match fault {
+            Some(Fault::CloseAtOnce) => return Response::new(Body::empty()),
+            Some(Fault::GoneEvent) => {
+                let gone = json!({ "type": "ERROR", "object": { "kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old" } });
+                return Response::new(Body::from(format!("{gone}\n")));
+            }
+            _ => {}
+        }
+        let life = self.state().lives;
+        let begin = (from, self.stirred.subscribe(), self.clone());
+        let events = futures::stream::unfold(Some(begin), move |open| {
+            let plural = plural.clone();
+            async move {
+                let (from, mut stirred, server) = open?;
+                loop {
+                    stirred.borrow_and_update();
+                    match server.state().next_event(&plural, from, fault, life) {
+                        Next::Event(at, line) => {
+                            return Some((Ok(Bytes::from(line)), Some((at, stirred, server.clone()))));
+                        }
+                        Next::Broken => {
+                            return Some((Err(io::Error::from(io::ErrorKind::ConnectionReset)), None));
+                        }
+                        Next::Ended => return None,
+                        Next::Later => {}
+                    }
+                    stirred.changed().await.ok()?;
+                }
+            }
         });
+        Response::new(Body::from_stream(events))
     }
 }
 
-type Shared = Arc<Mutex<State>>;
+enum Next {
+    Event(u64, String),
+    Later,
+    Ended,
+    Broken,
+}
 
-async fn answer(state: Shared, grown: Arc<watch::Sender<u64>>, request: Request) -> Response {
-    let path: Vec<String> = request.uri().path().split('/').map(str::to_string).collect();
-    let query = request.uri().query().unwrap_or_default().to_string();
-    let method = request.method().clone();
-    state.lock().unwrap().used.insert(right(&method, &path, query.contains("watch=true")));
-    if path.iter().any(|part| part == "leases") {
-        let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
-        return lease(&state, &method, &body);
-    }
-    if method == Method::PATCH {
-        let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
-        return status(&state, &grown, &path, &body);
-    }
-    let plural = path.last().unwrap().clone();
-    let watched = query.contains("watch=true");
-    let fault = {
-        let mut state = state.lock().unwrap();
-        state.requests.push(format!("{} {plural}", if watched { "watch" } else { "list" }));
-        state.faults.get(&plural).copied()
-    };
-    match (fault, watched) {
-        (Some(Fault::Refuse(code)), _) | (Some(Fault::RefuseWatch(code)), true) => refusal(code),
-        (Some(Fault::NoAnswer), true) => std::future::pending().await,
-        (fault, false) => list(&state, &plural, fault == Some(Fault::EmptyList)),
-        (fault, true) => {
-            let from = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion=")).unwrap();
-            stream(state, &grown, plural, from.parse().unwrap(), fault)
+impl State {
+    fn next_event(&self, plural: &str, from: u64, fault: Option<Fault>, life: u64) -> Next {
+        if self.lives != life {
+            return Next::Broken;
         }
+        match fault {
+            Some(Fault::Silence) => return Next::Later,
+            before if self.faults.get(plural).copied() != before => return Next::Ended,
+            _ => {}
+        }
+        let mut later = self.log.iter().filter(|(at, kind, _)| *at > from && *kind == plural);
+        later.next().map_or(Next::Later, |(at, _, event)| Next::Event(*at, format!("{event}\n")))
     }
 }
 
@@ -234,13 +288,13 @@ fn right(method: &Method, path: &[String], watched: bool) -> Right {
     (group.to_string(), resource, verb.to_string())
 }
 
-fn json_response(code: u16, body: &Value) -> Response {
+fn json_response(code: u16, body: &Value) -> Answer {
     let body = Body::from(serde_json::to_vec(body).unwrap());
     let builder = Response::builder().status(StatusCode::from_u16(code).unwrap());
     builder.header("content-type", "application/json").body(body).unwrap()
 }
 
-fn refusal(code: u16) -> Response {
+fn refusal(code: u16) -> Answer {
     let reason = match code {
         403 => "Forbidden",
         404 => "NotFound",
@@ -259,8 +313,7 @@ fn refusal(code: u16) -> Response {
     json_response(code, &body)
 }
 
-fn list(state: &Shared, plural: &str, empty: bool) -> Response {
-    let state = state.lock().unwrap();
+fn list(state: &State, plural: &str, empty: bool) -> Answer {
     let all = state.objects.iter().filter(|((kind, _), _)| kind == plural && !empty);
     let items: Vec<&Value> = all.map(|(_, object)| object).collect();
     let version = state.version.to_string();
@@ -270,52 +323,17 @@ fn list(state: &Shared, plural: &str, empty: bool) -> Response {
     )
 }
 
-/// Events after `from`, then those to come. A fault that is set later ends the stream, so the next one meets it.
-fn stream(
-    state: Shared,
-    grown: &watch::Sender<u64>,
-    plural: String,
-    from: u64,
-    fault: Option<Fault>,
-) -> Response {
-    let first = match fault {
-        Some(Fault::CloseAtOnce) => return Response::new(Body::empty()),
-        Some(Fault::GoneEvent) => {
-            let gone = json!({ "type": "ERROR", "object": { "kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old" } });
-            return Response::new(Body::from(format!("{gone}\n")));
-        }
-        first => first,
-    };
-    let grown = grown.subscribe();
-    let events = futures::stream::unfold((from, grown, state), move |(from, mut grown, state)| {
-        let plural = plural.clone();
-        async move {
-            loop {
-                grown.borrow_and_update();
-                let next = {
-                    let state = state.lock().unwrap();
-                    if state.faults.get(&plural).copied() != first && first != Some(Fault::Silence) {
-                        return None;
-                    }
-                    let mut later = state.log.iter().filter(|(at, kind, _)| *at > from && *kind == plural);
-                    later.next().map(|(at, _, event)| (*at, format!("{event}\n"))).filter(|_| first.is_none())
-                };
-                if let Some((at, line)) = next {
-                    return Some((Ok::<_, Infallible>(Bytes::from(line)), (at, grown, state)));
-                }
-                grown.changed().await.ok()?;
-            }
-        }
-    });
-    Response::new(Body::from_stream(events))
-}
-
-fn status(state: &Shared, grown: &watch::Sender<u64>, path: &[String], body: &[u8]) -> Response {
+fn status(state: &mut State, path: &[String], body: &[u8]) -> Answer {
     let name = path[path.len() - 2].clone();
     let body: Value = serde_json::from_slice(body).unwrap();
-    let mut state = state.lock().unwrap();
     let key = ("loadbalancerpools".to_string(), name.clone());
     let Some(mut object) = state.objects.get(&key).cloned() else { return refusal(404) };
+    let schema = crate::crd::manifest::schema().unwrap();
+    let mistakes = mistakes(&schema["properties"]["status"], &body["status"], "status");
+    if !mistakes.is_empty() {
+        state.refused.extend(mistakes);
+        return refusal(422);
+    }
     state.statuses.push((name, body["status"].clone()));
     if object["status"] != body["status"] {
         state.version += 1;
@@ -323,13 +341,32 @@ fn status(state: &Shared, grown: &watch::Sender<u64>, path: &[String], body: &[u
         object["metadata"]["resourceVersion"] = json!(state.version.to_string());
         state.objects.insert(key, object.clone());
         state.tell("loadbalancerpools", "MODIFIED", object.clone());
-        grown.send_replace(state.version);
     }
     json_response(200, &object)
 }
 
-fn lease(state: &Shared, method: &Method, body: &[u8]) -> Response {
-    let mut state = state.lock().unwrap();
+/// Fields that the schema demands and the value lacks, and those it does not know.
+fn mistakes(schema: &Value, value: &Value, path: &str) -> Vec<String> {
+    match value {
+        Value::Object(fields) => {
+            let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let missing = required
+                .filter(|name| !fields.contains_key(*name))
+                .map(|name| format!("{path}.{name} is missing"));
+            let known = |name: &String| schema["properties"].get(name);
+            let inner = fields.iter().flat_map(|(name, value)| match known(name) {
+                Some(schema) => mistakes(schema, value, &format!("{path}.{name}")),
+                None => vec![format!("{path}.{name} is unknown")],
+            });
+            missing.chain(inner).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(|item| mistakes(&schema["items"], item, path)).collect(),
+        Value::Null => vec![format!("{path} is null")],
+        _ => Vec::new(),
+    }
+}
+
+fn lease(state: &mut State, method: &Method, body: &[u8]) -> Answer {
     if *method == Method::GET {
         return state.lease.as_ref().map_or_else(|| refusal(404), |lease| json_response(200, lease));
     }

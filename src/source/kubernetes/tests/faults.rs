@@ -8,7 +8,8 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Error, Options, Paces, Source, lease, watch};
+use super::super::watch::Pace;
+use super::super::{Error, Options, Paces, Source};
 use super::api_server::{ApiServer, Fault, Right};
 use super::fixtures::*;
 use crate::handoff::{Reader, bindings, handoff};
@@ -16,27 +17,10 @@ use crate::metrics::ControlMetrics;
 use crate::readiness::Readiness;
 use crate::source::programmer::Programmer;
 
-/// A tenth of the time a product has to recover, because everything here is paced ten times faster.
-const RECOVERY: Duration = Duration::from_millis(500);
-/// For what is not a recovery: a loaded machine may take its time.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn fast() -> Paces {
-    Paces {
-        watch: watch::Pace {
-            first_retry: Duration::from_millis(5),
-            longest_retry: Duration::from_millis(400),
-            answer: Duration::from_millis(300),
-            silence: Duration::from_millis(300),
-            server_timeout: 28,
-        },
-        lease: lease::Pace {
-            duration: Duration::from_secs(1),
-            give_up: Duration::from_millis(800),
-            look: Duration::from_millis(200),
-        },
-    }
-}
+/// The promise: so soon after a fault is over the news are in use.
+const RECOVERY: Duration = Duration::from_secs(5);
+/// For what is not a recovery.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// One replica of Guideway, as far as this source goes.
 struct Replica {
@@ -59,7 +43,7 @@ impl Replica {
                 lease_namespace: "guideway-system".into(),
                 identity: identity.into(),
             },
-            paces: fast(),
+            paces: Paces::default(),
             programmer: Programmer::new(publisher, metrics.clone()),
             bindings,
             readiness: readiness.latch("first full picture"),
@@ -111,7 +95,7 @@ fn put_pod(server: &ApiServer, pod: PodBuilder) {
 
 /// A server with the pool, the Service and the ready pods `web-1` and `web-2`.
 async fn shop() -> ApiServer {
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     server.put("loadbalancerpools", &pool());
     server.put("services", &service("web"));
     for name in ["web-1", "web-2"] {
@@ -124,7 +108,7 @@ async fn shop() -> ApiServer {
 const BOTH: &[&str] = &["web-1", "web-2"];
 const ALL: &[&str] = &["web-1", "web-2", "web-3"];
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_cluster_becomes_a_table_and_changes_follow() {
     let server = shop().await;
     let mut replica = Replica::start(&server, "a");
@@ -165,13 +149,13 @@ async fn catches_up_during(fault: Fault) {
 }
 
 /// Nothing works; the news come soon after the fault is over.
-async fn catches_up_after(fault: Fault) {
+async fn catches_up_after(fault: Fault, limit: Duration) {
     let (server, mut replica) = meets(fault).await;
     asks_with_patience(&server, fault).await;
     assert_eq!(replica.ready(), BOTH);
     server.fault("pods", None);
     let took = replica.becomes(ALL).await;
-    assert!(took <= RECOVERY, "caught up {took:?} after {fault:?}");
+    assert!(took <= limit, "caught up {took:?} after {fault:?}");
     replica.stop().await;
 }
 
@@ -182,75 +166,76 @@ async fn asks_with_patience(server: &ApiServer, fault: Fault) {
     assert!(requests <= 20, "{requests} requests within {RECOVERY:?} of {fault:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_version_too_old_ends_in_a_new_list() {
     catches_up_during(Fault::RefuseWatch(410)).await;
     catches_up_during(Fault::GoneEvent).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_version_from_the_future_ends_in_a_new_list() {
     catches_up_during(Fault::RefuseWatch(504)).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_busy_or_refusing_server_is_asked_again_with_patience() {
     for code in [429, 500, 503, 403] {
-        catches_up_after(Fault::Refuse(code)).await;
+        catches_up_after(Fault::Refuse(code), RECOVERY).await;
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_server_that_closes_every_watch_is_not_hammered() {
-    catches_up_after(Fault::CloseAtOnce).await;
+    catches_up_after(Fault::CloseAtOnce, RECOVERY).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_half_open_connection_is_noticed() {
-    catches_up_after(Fault::Silence).await;
-    catches_up_after(Fault::NoAnswer).await;
+    let pace = Pace::default();
+    catches_up_after(Fault::Silence, pace.silence + RECOVERY).await;
+    catches_up_after(Fault::NoAnswer, pace.answer + RECOVERY).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_server_that_is_gone_costs_no_table_and_its_return_brings_the_news() {
-    let mut server = shop().await;
+    let server = shop().await;
     let mut replica = Replica::start(&server, "a");
     replica.becomes(BOTH).await;
     until("ready", || replica.readiness.is_ready()).await;
-    server.down().await;
+    server.down();
     put_pod(&server, pod("web-3").ready());
     tokio::time::sleep(2 * RECOVERY).await;
     assert_eq!(replica.ready(), BOTH);
     assert!(replica.readiness.is_ready());
-    server.up().await;
+    server.up();
     let took = replica.becomes(ALL).await;
     assert!(took <= RECOVERY, "{took:?}");
     replica.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_replica_that_starts_without_a_server_waits_unready() {
-    let mut server = shop().await;
-    server.down().await;
+    let server = shop().await;
+    server.down();
     let mut replica = Replica::start(&server, "a");
     tokio::time::sleep(RECOVERY).await;
     assert_eq!(replica.readiness.missing(), ["first full picture"]);
-    server.up().await;
+    server.up();
     replica.becomes(BOTH).await;
     until("ready", || replica.readiness.is_ready()).await;
     replica.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_restored_server_that_lists_nothing_at_first_empties_no_table() {
-    let mut server = shop().await;
+    let server = shop().await;
     let mut replica = Replica::start(&server, "a");
     replica.becomes(BOTH).await;
-    server.down().await;
+    server.down();
     for kind in ["loadbalancerpools", "services", "endpointslices", "pods"] {
         server.fault(kind, Some(Fault::EmptyList));
     }
-    server.up().await;
+    server.up();
     until("every kind was listed again", || {
         ["loadbalancerpools", "services", "endpointslices", "pods"]
             .iter()
@@ -271,7 +256,7 @@ async fn a_restored_server_that_lists_nothing_at_first_empties_no_table() {
     replica.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_pool_that_cannot_be_read_spoils_no_other() {
     let server = shop().await;
     let mut broken = pool();
@@ -289,7 +274,7 @@ async fn a_pool_that_cannot_be_read_spoils_no_other() {
     replica.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_replica_writes_status_and_another_takes_over_with_its_seats() {
     let server = shop().await;
     let mut first = Replica::start(&server, "first");
@@ -320,11 +305,18 @@ async fn one_replica_writes_status_and_another_takes_over_with_its_seats() {
     .await;
     let after = server.statuses().last().unwrap().1["seats"].clone();
     assert_eq!(after.as_array().unwrap()[..2], before.as_array().unwrap()[..]);
+    server.delete("pods", "web-1");
+    server.delete("endpointslices", "a");
+    until("the seat that was left is told", || {
+        server.statuses().last().is_some_and(|(_, status)| status["seats"].to_string().contains("vacated"))
+    })
+    .await;
+    assert_eq!(server.statuses_refused_for(), Vec::<String>::new());
     second.stop().await;
     assert_eq!(server.lease_holder(), None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_status_is_written_at_most_five_times_a_second_and_never_twice() {
     let server = shop().await;
     let mut replica = Replica::start(&server, "a");

@@ -44,7 +44,7 @@ fn granted() -> BTreeSet<Right> {
     granted
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_rights_granted_are_the_rights_used() {
     assert_eq!(granted(), faults::rights_used_in_a_life().await);
 }
