@@ -178,21 +178,27 @@ pub(crate) fn vitals_url(pod: &Pod, path: &str) -> Result<String> {
 pub(crate) struct Agreement {
     /// Digests that all replicas had at the same time.
     pub steps: BTreeSet<String>,
-    differs_since: Option<Instant>,
-    pub longest: Duration,
+    /// When the look began that first saw the disagreement that goes on.
+    apart_since: Option<Instant>,
+    /// Longest time from the first look that saw a disagreement to the end of the one that saw it over.
+    pub longest_apart: Duration,
 }
 
 impl Agreement {
-    /// Looks once. Two scrapes are a moment apart, so a difference only counts for as long as it lasts.
+    /// Looks once. The replicas are scraped one after the other, so a difference may be nothing but the time
+    /// between two scrapes; what counts is how long it lasts.
     pub(crate) async fn look(&mut self, test: &Test, pool: &str) -> Result<()> {
+        let began = Instant::now();
         let digests = digests(test, pool).await?;
         let distinct: BTreeSet<_> = digests.into_values().flatten().collect();
+        if distinct.len() > 1 {
+            self.apart_since.get_or_insert(began);
+        }
+        self.longest_apart =
+            self.longest_apart.max(self.apart_since.map_or(Duration::ZERO, |it| it.elapsed()));
         if distinct.len() == 1 {
-            self.differs_since = None;
+            self.apart_since = None;
             self.steps.extend(distinct);
-        } else {
-            let since = *self.differs_since.get_or_insert_with(Instant::now);
-            self.longest = self.longest.max(since.elapsed());
         }
         Ok(())
     }

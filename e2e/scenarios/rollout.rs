@@ -15,8 +15,8 @@ use crate::{pods, subject};
 
 const PODS: usize = 10;
 const KEYS: u32 = 1000;
-/// Replicas take a change in within milliseconds of each other; two scrapes alone are tens of them apart.
-const DISAGREEMENT_MAX: Duration = Duration::from_millis(1000);
+/// Replicas take a change in within milliseconds of each other, but looks are a good part of a second apart.
+const DISAGREEMENT_MAX: Duration = Duration::from_secs(2);
 
 pub(super) async fn rollout_keeps_keys(test: &Test) -> Result<Verdict> {
     pods::start(test, "web", PODS).await?;
@@ -44,12 +44,16 @@ pub(super) async fn rollout_keeps_keys(test: &Test) -> Result<Verdict> {
         "every pod was replaced, so every key moves once: {}",
         load::shown(&report)
     );
-    ensure!(agreement.longest <= DISAGREEMENT_MAX, "replicas disagreed for {:?}", agreement.longest);
+    ensure!(
+        agreement.longest_apart <= DISAGREEMENT_MAX,
+        "replicas disagreed for {:?}",
+        agreement.longest_apart
+    );
     test.note(format!("rolled {PODS} pods in {:.1} s: {}", took.as_secs_f64(), load::shown(&report)));
     test.note(format!(
         "{} tables seen equal on all replicas, none apart for longer than {:?}",
         agreement.steps.len(),
-        agreement.longest
+        agreement.longest_apart
     ));
     Ok(Verdict::Passed)
 }
