@@ -2,7 +2,7 @@
 //! flipped; the kubelet writes the Ready condition; the test's own watch stamps when it is told of it.
 //! The end is the last answer that still came from the wrong backend on any replica, as the load
 //! generator saw it: at 500 requests/s for one key that is exact to 2 ms and the time of an answer.
-//! The stamp is late by the watch's delivery, so delivery is measured on the test's own writes and shown.
+//! The stamp is late by the watch's delivery, which is measured on the test's own writes and added.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -47,6 +47,8 @@ struct Flip {
     ready: bool,
     /// The test began to write the gate.
     asked: i64,
+    /// The API server acknowledged the gate.
+    written: i64,
     /// The test's watch told it that the gate was written.
     gate: i64,
     /// The test's watch told it that the Ready condition was written.
@@ -57,8 +59,10 @@ struct Flip {
 struct Found {
     /// Flips: to which state, and microseconds from the stamp to the last misplaced answer.
     spreads: Vec<(bool, i64)>,
-    /// Microseconds from the test's own write to its watch telling of it.
+    /// Microseconds from the acknowledgement of the test's own write to its watch telling of it.
     deliveries: Vec<i64>,
+    /// Microseconds that the writes themselves took, which are not ours to answer for.
+    writes: Vec<i64>,
 }
 
 pub(super) async fn readiness_spreads_within_50_ms(test: &Test) -> Result<Verdict> {
@@ -69,23 +73,25 @@ pub(super) async fn readiness_spreads_within_50_ms(test: &Test) -> Result<Verdic
     for lane in &lanes {
         lane.own_figures().await?;
     }
-    let deliveries = found.iter().flat_map(|it| it.deliveries.iter().copied()).collect();
-    test.note(format!(
-        "writing a condition and hearing of it on the test's own watch: {}",
-        Quantiles::of(deliveries)
-    ));
+    let all = |of: fn(&Found) -> &Vec<i64>| Quantiles::of(found.iter().flat_map(of).copied().collect());
+    let delivery = all(|found| &found.deliveries);
+    test.note(format!("the API server takes for a write of a condition: {}", all(|found| &found.writes)));
+    test.note(format!("from its acknowledgement to the test's own watch: {delivery}"));
     for (ready, way) in [(false, "not ready"), (true, "ready")] {
         let spreads = found.iter().flat_map(|it| &it.spreads).filter(|it| it.0 == ready).map(|it| it.1);
-        judge(test, way, spreads.collect())?;
+        judge(test, way, spreads.collect(), &delivery)?;
     }
     Ok(Verdict::Passed)
 }
 
-fn judge(test: &Test, way: &str, spread: Vec<i64>) -> Result<()> {
+/// Both worst cases together bound the time since the write: they need not meet in one flip.
+fn judge(test: &Test, way: &str, spread: Vec<i64>, delivery: &Quantiles) -> Result<()> {
     let count = spread.len();
     let figures = Quantiles::of(spread);
     test.note(format!("{way}: {count} flips, from the stamp to the last misplaced answer: {figures}"));
-    ensure!(figures.p99 <= P99_MAX.as_micros() as i64, "{way}: p99 is above {P99_MAX:?}: {figures}");
+    let p99 = Duration::from_micros((figures.p99 + delivery.p99).unsigned_abs());
+    test.note(format!("{way}: p99 since the write, with the p99 of its delivery to the stamp: {p99:.1?}"));
+    ensure!(p99 <= P99_MAX, "{way}: p99 is above {P99_MAX:?}: {p99:.1?}");
     Ok(())
 }
 
@@ -109,7 +115,9 @@ impl Lane<'_> {
             Ok((flip.ready, self.spread(flip, flips.get(number + 1), visits, report.started_unix_us)?))
         };
         let spreads = flips.iter().enumerate().map(spread).collect::<Result<_>>()?;
-        Ok(Found { spreads, deliveries: flips.iter().map(|flip| flip.gate - flip.asked).collect() })
+        let deliveries = flips.iter().map(|flip| (flip.gate - flip.written).max(0)).collect();
+        let writes = flips.iter().map(|flip| flip.written - flip.asked).collect();
+        Ok(Found { spreads, deliveries, writes })
     }
 
     /// Nearly the whole pool is the one pod, so the one key is on it whenever it is ready.
@@ -166,6 +174,7 @@ impl Lane<'_> {
         heard.borrow_mut().clear();
         let asked = now_us();
         self.write_gate(ready).await?;
+        let written = now_us();
         let first = |wanted: fn(&(i64, bool, bool)) -> bool| {
             heard.borrow().iter().find(|it| wanted(it) == ready).map(|it| it.0)
         };
@@ -178,7 +187,7 @@ impl Lane<'_> {
         };
         let gate = first(|it| it.1).context("Ready followed a gate that the watch did not tell of")?;
         tokio::time::sleep(WINDOW).await;
-        Ok(Flip { ready, asked, gate, stamp })
+        Ok(Flip { ready, asked, written, gate, stamp })
     }
 
     /// Microseconds from the stamp to the last answer from the wrong backend. 0 when the traffic was
