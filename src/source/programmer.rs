@@ -58,8 +58,10 @@ pub struct Report {
     pub roster: Roster,
     /// Whether the seats differ from the last report.
     pub roster_changed: bool,
-    /// Whether the table differs from the last report.
+    /// Whether what is published of the pool differs from the last report.
     pub table_changed: bool,
+    /// Whether keys may find another backend than at the last report.
+    pub digest_changed: bool,
     /// Slots that changed backend, and why.
     pub moved: Option<(Cause, u32)>,
     /// Ports that an older pool holds, and which.
@@ -206,6 +208,8 @@ impl Programmer {
         }
         let table_changed =
             known.snapshot.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &built.snapshot));
+        let digest_changed =
+            known.snapshot.as_ref().is_none_or(|before| before.digest != built.snapshot.digest);
         let roster = known.assembly.roster();
         let roster_changed = roster != known.roster;
         known.snapshot = Some(built.snapshot);
@@ -214,6 +218,7 @@ impl Programmer {
         let mut report = known.report()?;
         (report.moved, report.build) = (built.moved, build);
         (report.roster_changed, report.table_changed) = (roster_changed, table_changed);
+        report.digest_changed = digest_changed;
         Some(report)
     }
 
@@ -274,6 +279,7 @@ impl Programmed {
             roster: self.roster.clone(),
             roster_changed: false,
             table_changed: false,
+            digest_changed: false,
             moved: None,
             port_conflicts: self.conflicts.clone(),
             build: Duration::ZERO,

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::SECOND_OPINION;
-use super::index::{Drained, Index};
+use super::index::{Dirt, Drained, Index};
 use super::status::View;
 use super::status_writer::StatusQueue;
 use super::watch::{Change, Event, Kind, Scope, Told};
@@ -156,12 +156,12 @@ impl Controller {
         self.authority = authority;
         self.wires.metrics.set_leader(holds);
         if holds {
-            self.program(Vec::new());
+            self.program(Vec::new(), &[]);
             self.write_all_statuses();
         } else {
             self.wires.statuses.withdraw();
             let rosters = self.index.rosters();
-            self.program(rosters);
+            self.program(rosters, &[]);
         }
     }
 
@@ -173,7 +173,7 @@ impl Controller {
             self.build_tables();
         }
         if self.programmer.wake_at_ms().is_some_and(|at| at <= self.clock.unix_ms()) {
-            self.program(Vec::new());
+            self.program(Vec::new(), &[]);
         }
         if self.unlisted.is_empty()
             && let Some(latch) = self.readiness.take()
@@ -196,12 +196,9 @@ impl Controller {
     fn build_tables(&mut self) {
         let mut drained = self.index.drain();
         let changes = drained.iter_mut().flat_map(|pool| std::mem::take(&mut pool.changes)).collect();
-        let changed = self.program(changes);
+        self.program(changes, &drained);
         self.published = Some(Instant::now());
         for pool in &drained {
-            if changed.contains(&pool.id) {
-                self.tell_published(pool);
-            }
             if self.index.pool(&pool.id).is_none() {
                 self.reports.remove(&pool.id);
                 self.wires.statuses.forget(&pool.id);
@@ -214,34 +211,37 @@ impl Controller {
         self.wires.metrics.set_config_errors(self.index.pools().filter(bad).count());
     }
 
-    /// Has the programmer publish. Returns the pools whose table changed.
-    fn program(&mut self, changes: Vec<programmer::Change>) -> BTreeSet<PoolId> {
-        let reports = self.programmer.apply(changes, self.authority, self.clock.unix_ms());
-        let changed =
-            reports.iter().filter(|report| report.table_changed).map(|report| report.id.clone()).collect();
-        for report in reports {
+    /// Has the programmer publish. `drained` are the pools that news came for; a table may change without any, when
+    /// the patience with a silent holder ends or the lease changes hands.
+    fn program(&mut self, changes: Vec<programmer::Change>, drained: &[Drained]) {
+        for report in self.programmer.apply(changes, self.authority, self.clock.unix_ms()) {
             let id = report.id.clone();
+            if report.table_changed {
+                let dirt = drained.iter().find(|pool| pool.id == id).map(|pool| pool.dirt);
+                self.tell_published(&report, dirt);
+            }
             self.reports.insert(id.clone(), report);
             self.write_status(&id);
         }
-        changed
     }
 
     /// One line for each new table, with the time in microseconds, by which a test can measure from outside.
-    fn tell_published(&self, pool: &Drained) {
-        let Some(report) = self.reports.get(&pool.id) else { return };
-        let took = pool.dirt.since.elapsed();
-        if matches!(pool.dirt.cause, Kind::Pods | Kind::Slices) {
-            self.wires.metrics.propagated(&pool.id, took);
+    fn tell_published(&self, report: &Report, dirt: Option<Dirt>) {
+        let took = dirt.map(|dirt| dirt.since.elapsed());
+        // A pod that is known and waits for its seat has not reached the table yet.
+        if let (Some(Kind::Pods | Kind::Slices), Some(took)) = (dirt.map(|dirt| dirt.cause), took)
+            && report.digest_changed
+        {
+            self.wires.metrics.propagated(&report.id, took);
         }
         tracing::info!(
-            namespace = %pool.id.namespace,
-            pool = %pool.id.name,
-            cause = pool.dirt.cause.name(),
+            namespace = %report.id.namespace,
+            pool = %report.id.name,
+            cause = dirt.map_or("seats", |dirt| dirt.cause.name()),
             digest = format_args!("{:016x}", report.digest),
             ready = report.ready,
             total = report.total,
-            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            took_us = took.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
             at_us = Timestamp::now().as_microsecond(),
             "table published"
         );

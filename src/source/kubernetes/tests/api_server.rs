@@ -43,6 +43,8 @@ struct State {
     used: BTreeSet<Right>,
     /// Mistakes for which statuses were refused.
     refused: Vec<String>,
+    /// Every status is refused, whatever it says.
+    refuses_statuses: bool,
     is_down: bool,
     /// How often it went down.
     lives: u64,
@@ -123,6 +125,11 @@ impl ApiServer {
     /// Every status written, with the pool's name, in order.
     pub(super) fn statuses(&self) -> Vec<(String, Value)> {
         self.state().statuses.clone()
+    }
+
+    /// Refuses every status from now on, or no more.
+    pub(super) fn refuse_statuses(&self, refuse: bool) {
+        self.state().refuses_statuses = refuse;
     }
 
     pub(super) fn statuses_refused_for(&self) -> Vec<String> {
@@ -328,6 +335,9 @@ fn status(state: &mut State, path: &[String], body: &[u8]) -> Answer {
     let body: Value = serde_json::from_slice(body).unwrap();
     let key = ("loadbalancerpools".to_string(), name.clone());
     let Some(mut object) = state.objects.get(&key).cloned() else { return refusal(404) };
+    if state.refuses_statuses {
+        return refusal(422);
+    }
     let schema = crate::crd::manifest::schema().unwrap();
     let mistakes = mistakes(&schema["properties"]["status"], &body["status"], "status");
     if !mistakes.is_empty() {

@@ -5,106 +5,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use super::super::watch::Pace;
-use super::super::{Error, Options, Paces, Source};
 use super::api_server::{ApiServer, Fault, Right};
 use super::fixtures::*;
-use crate::handoff::{Reader, bindings, handoff};
-use crate::metrics::ControlMetrics;
-use crate::readiness::Readiness;
-use crate::source::programmer::Programmer;
+use super::replica::*;
 
 /// The promise: so soon after a fault is over the news are in use.
 const RECOVERY: Duration = Duration::from_secs(5);
-/// For what is not a recovery.
-const PATIENCE: Duration = Duration::from_secs(300);
-
-/// One replica of Guideway, as far as this source goes.
-struct Replica {
-    reader: Reader,
-    readiness: Readiness,
-    stop: CancellationToken,
-    running: tokio::task::JoinHandle<Result<(), Error>>,
-}
-
-impl Replica {
-    fn start(server: &ApiServer, identity: &str) -> Self {
-        let (publisher, reader) = handoff();
-        let (_, bindings) = bindings();
-        let (metrics, readiness, stop) =
-            (ControlMetrics::default(), Readiness::default(), CancellationToken::new());
-        let source = Source {
-            client: server.client(),
-            options: Options {
-                namespaces: vec![],
-                lease_namespace: "guideway-system".into(),
-                identity: identity.into(),
-            },
-            paces: Paces::default(),
-            programmer: Programmer::new(publisher, metrics.clone()),
-            bindings,
-            readiness: readiness.latch("first full picture"),
-            metrics,
-        };
-        let running = tokio::spawn(source.run(stop.clone()));
-        Self { reader, readiness, stop, running }
-    }
-
-    /// Names of the members of `shop/web` that are ready.
-    fn ready(&self) -> Vec<String> {
-        use crate::balance::backend::State;
-        let snapshot = self.reader.load();
-        let members = snapshot.pool(&web()).map(|pool| &pool.members[..]).unwrap_or_default();
-        let ready = members.iter().filter(|member| member.state == State::Ready);
-        ready.map(|member| member.backend.name.to_string()).collect()
-    }
-
-    /// Waits until exactly these are ready, and returns how long that took.
-    async fn becomes(&mut self, names: &[&str]) -> Duration {
-        let began = Instant::now();
-        let reached = timeout(PATIENCE, async {
-            while self.ready() != names {
-                assert!(self.reader.changed().await);
-            }
-        });
-        assert!(reached.await.is_ok(), "{:?} instead of {names:?}", self.ready());
-        began.elapsed()
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        timeout(PATIENCE, self.running).await.unwrap().unwrap().unwrap();
-    }
-}
-
-async fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let reached = timeout(PATIENCE, async {
-        while !is() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    });
-    assert!(reached.await.is_ok(), "{what}");
-}
-
-fn put_pod(server: &ApiServer, pod: PodBuilder) {
-    server.put("pods", &serde_json::to_value(pod.object()).unwrap());
-}
-
-/// A server with the pool, the Service and the ready pods `web-1` and `web-2`.
-async fn shop() -> ApiServer {
-    let server = ApiServer::start();
-    server.put("loadbalancerpools", &pool());
-    server.put("services", &service("web"));
-    for name in ["web-1", "web-2"] {
-        put_pod(&server, pod(name).ready());
-    }
-    server.put("endpointslices", &slice("a", &[endpoint("web-1", true), endpoint("web-2", true)]));
-    server
-}
-
 const BOTH: &[&str] = &["web-1", "web-2"];
 const ALL: &[&str] = &["web-1", "web-2", "web-3"];
 

@@ -3,7 +3,9 @@
 mod api_server;
 mod faults;
 mod fixtures;
+mod holder;
 mod index;
 mod lease;
 mod manifests;
+mod replica;
 mod status;
