@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
@@ -13,6 +14,9 @@ use super::limits::{ACCEPT_BACKLOG, BIND_RETRY};
 use super::worker::Command;
 use crate::handoff::{BindState, BindingsWriter, Reader};
 use crate::readiness::Latch;
+
+/// The kernel numbers interfaces upwards from 1 and never comes this far. On Linux the option is one for both families.
+const NO_INTERFACE: NonZeroU32 = NonZeroU32::new(i32::MAX.unsigned_abs()).expect("above zero");
 
 /// Keeps the listeners in step with the snapshot.
 pub(super) struct Binder {
@@ -99,21 +103,12 @@ impl Binder {
     }
 }
 
-/// Keeps new connections out of a listener that is about to close, and lets those in whose handshake is
-/// under way: drops every segment that opens a connection. Its sender tries again after a second, when
-/// the socket is gone and says so, or another process has the port.
-pub(super) fn keep_newcomers_out(listener: &tokio::net::TcpListener) -> io::Result<()> {
-    const LOAD_BYTE: u16 = 0x30;
-    const JUMP_IF_SET: u16 = 0x45;
-    const RETURN: u16 = 0x06;
-    const TCP_FLAGS: u32 = 13;
-    const SYN: u32 = 0x02;
-    SockRef::from(listener).attach_filter(&[
-        SockFilter::new(LOAD_BYTE, 0, 0, TCP_FLAGS),
-        SockFilter::new(JUMP_IF_SET, 0, 1, SYN),
-        SockFilter::new(RETURN, 0, 0, 0),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-    ])
+/// Keeps new connections out of a listener that is about to close, and lets those in whose handshake is under way:
+/// ties it to an interface that there is not. A segment that opens a connection then finds nobody and is refused, as
+/// on a closed port; the handshakes under way have found their listener already. A filter of segments would do the
+/// same, but newer kernels let none but privileged processes put one on a TCP socket; this needs Linux 5.7.
+pub(super) fn keep_newcomers_out<'a>(listener: impl Into<SockRef<'a>>) -> io::Result<()> {
+    listener.into().bind_device_by_index_v4(Some(NO_INTERFACE))
 }
 
 /// One listener for each worker, or none at all.
@@ -159,5 +154,49 @@ fn reason(port: u16, error: &io::Error) -> String {
         ),
         io::ErrorKind::AddrNotAvailable => format!("the bind address is not one of this machine's: {error}"),
         _ => format!("port {port} cannot be opened: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+    use super::*;
+
+    /// Runs `part` on a thread that may do nothing special, as in a container.
+    fn without_privileges<T: Send>(part: impl FnOnce() -> T + Send) -> T {
+        let none = CapabilitySet::empty();
+        let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        thread::scope(|scope| {
+            let ran = scope.spawn(|| {
+                set_capabilities(None, none).unwrap();
+                part()
+            });
+            ran.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_closing_listener_refuses_newcomers_and_keeps_who_is_in_its_queue() {
+        let families: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        for address in families.into_iter().filter(|address| address.is_ipv4() || has_ipv6()) {
+            let listener: TcpListener = listening(SocketAddr::new(address, 0), true).unwrap();
+            let at = listener.local_addr().unwrap();
+            let mut early = TcpStream::connect(at).unwrap();
+            without_privileges(|| keep_newcomers_out(&listener)).unwrap();
+            assert_eq!(TcpStream::connect(at).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+            let (mut accepted, _) = listener.accept().unwrap();
+            drop(listener);
+            early.write_all(b"still there").unwrap();
+            drop(early);
+            accepted.set_nonblocking(false).unwrap();
+            let mut heard = String::new();
+            accepted.read_to_string(&mut heard).unwrap();
+            assert_eq!(heard, "still there");
+        }
     }
 }

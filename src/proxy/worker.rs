@@ -146,7 +146,7 @@ impl Worker {
         };
         // Those who are connected must not be reset: newcomers are kept out first, then the queue is emptied.
         if let Err(error) = listener::keep_newcomers_out(&listener) {
-            tracing::warn!(port, %error, "cannot keep newcomers out of a port that closes; some may be reset");
+            tracing::warn!(port, %error, "cannot keep newcomers out of a port that closes; some may be reset; it takes Linux 5.7 or newer");
         }
         let mut linger = pin!(sleep(LISTENER_LINGER));
         loop {
