@@ -30,6 +30,10 @@ macro_rules! scenario {
 
 /// All scenarios, in the order they begin.
 pub(crate) fn all() -> Vec<Scenario> {
+    shared().into_iter().chain(alone()).collect()
+}
+
+fn shared() -> Vec<Scenario> {
     vec![
         scenario!(
             rollout::rollout_keeps_keys,
@@ -79,6 +83,11 @@ pub(crate) fn all() -> Vec<Scenario> {
             120,
             "both replicas have the same table after every change"
         ),
+    ]
+}
+
+fn alone() -> Vec<Scenario> {
+    vec![
         scenario!(
             kill::a_killed_backend_costs_no_request,
             Alone,
