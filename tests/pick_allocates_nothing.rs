@@ -9,11 +9,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use guideway::balance::assignment::{Assignment, AssignmentBuilder, GroupLoad};
 use guideway::balance::backend::Backend;
 use guideway::balance::key::{KeySource, RequestParts};
 use guideway::balance::pool::{Fill, Pool, PoolId, Readiness, Timeouts};
 use guideway::balance::snapshot::PoolSnapshot;
-use guideway::balance::table::{SeatLoad, TableBuilder};
+use guideway::balance::table::SeatLoad;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
@@ -58,6 +59,12 @@ impl RequestParts for Request {
     }
 }
 
+/// Half of the seats in each of two groups.
+fn assignment() -> Assignment {
+    let group = |name: &str| GroupLoad { name: name.into(), weight: 1, seats: vec![SeatLoad::well(1); 5] };
+    AssignmentBuilder::default().build(&[group("stable"), group("canary")], Some(1009), 7)
+}
+
 fn pool(source: KeySource) -> PoolSnapshot {
     let backend = |number: u16| {
         let name = format!("web-{number}");
@@ -84,8 +91,8 @@ fn pool(source: KeySource) -> PoolSnapshot {
     PoolSnapshot {
         pool: Arc::new(pool),
         ordinal: 0,
-        table: Arc::new(TableBuilder::new(1009, 7).build(&[SeatLoad { group: 0, nominal: 1, live: 1 }; 10])),
-        seats: (0..10).map(backend).collect(),
+        table: Arc::new(assignment()),
+        places: (0..10).map(backend).collect(),
         members: Box::new([]),
         digest: 0,
     }

@@ -1,6 +1,6 @@
 //! Measures every promise of the assignment table and says which hold. Exits with 1 when one does not.
-//! `--only PART` runs `movement`, `replicas`, `timing` or `fill` alone; `--no-timing` leaves the gates of
-//! time out, for machines whose clock says nothing; `--schedules N` runs fewer than 100,000.
+//! `--only PART,…` runs some of `movement`, `replicas`, `timing` and `fill`; `--no-timing` leaves the gates
+//! of time out, for machines whose clock says nothing; `--schedules N` runs fewer than 100,000.
 #![allow(missing_docs)]
 
 mod fill;
@@ -18,6 +18,8 @@ use gates::Gate;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const PARTS: [&str; 4] = ["movement", "replicas", "timing", "fill"];
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let value = |name: &str| arguments.iter().skip_while(|argument| *argument != name).nth(1);
@@ -29,7 +31,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let is_wanted = |part: &str| value("--only").is_none_or(|only| only == part);
+    let parts: Vec<&str> = value("--only").map_or(PARTS.to_vec(), |only| only.split(',').collect());
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(part)) {
+        eprintln!("--only: there is no part {unknown:?}; give some of {}", PARTS.join(","));
+        return ExitCode::from(2);
+    }
+    let is_wanted = |part: &str| parts.contains(&part);
     let mut gates = vec![];
     if is_wanted("movement") {
         gates.extend(movement::gates());

@@ -1,6 +1,7 @@
 //! Owns the gates of movement: how many slots joins, failures and rollouts move, against the least they
 //! must. Exact figures, equal on every machine.
 
+use guideway::balance::assignment::{AssignmentBuilder, GroupLoad};
 use guideway::balance::hash::mix;
 use guideway::balance::table::{SeatLoad, Table, TableBuilder, prime};
 
@@ -11,12 +12,13 @@ pub(crate) const SEED: u64 = 7;
 
 /// Seats of one group with one weight, all well.
 pub(crate) fn equal(seats: usize) -> Vec<SeatLoad> {
-    vec![SeatLoad { group: 0, nominal: 1, live: 1 }; seats]
+    vec![SeatLoad::well(1); seats]
 }
 
 /// All gates of movement.
 pub(crate) fn gates() -> Vec<Gate> {
-    let mut gates = vec![joins(), any_order(100), any_order(1_000), weighted_joins(), grouped_joins()];
+    let mut gates =
+        vec![joins(), any_order(100), any_order(1_000), weighted_joins(), groups_scale(), groups_shift()];
     gates.extend([10, 50, 100, 1_000, 5_000].into_iter().flat_map(failures));
     gates.extend([flaps(), balance(), weights(), tiny_weights(), memory()]);
     gates.extend([10, 50, 1_000].map(rollout));
@@ -65,10 +67,7 @@ fn any_order(seats: usize) -> Gate {
 
 /// A pool of mixed weights grows: the quotas of all seats shift with every join.
 fn weighted_joins() -> Gate {
-    let load = |seat: u64| {
-        let weight = 50 + mix(seat, 3) % 51;
-        SeatLoad { group: 0, nominal: weight, live: weight }
-    };
+    let load = |seat: u64| SeatLoad::well(50 + mix(seat, 3) % 51);
     let loads: Vec<SeatLoad> = (0..101).map(load).collect();
     let mut builder = TableBuilder::new(SIZE, SEED);
     let tables: Vec<Table> = (80..=100).map(|seats| builder.build(&loads[..seats])).collect();
@@ -76,19 +75,58 @@ fn weighted_joins() -> Gate {
     Gate::note("joins 80..100, weights 50..100: excess per join, % of the table", format!("{excess:.2}"))
 }
 
-/// Two groups hold 90 and 10 percent; the larger one grows.
-fn grouped_joins() -> Gate {
-    let loads = |seats: u64| -> Vec<SeatLoad> {
-        let load = |seat: u64| {
-            let (group, weight) = if seat < 4 { (1, 10 * seats) } else { (0, 90 * 4) };
-            SeatLoad { group, nominal: weight, live: weight }
+/// Three groups with 90, 10 and 1 parts of the keys. Each grows in turn and shrinks back to its old table.
+fn groups_scale() -> Gate {
+    let groups = |seats: [usize; 3]| -> Vec<GroupLoad> {
+        let names = [("stable", 90), ("canary", 10), ("trial", 1)];
+        let group = |((name, weight), seats): ((&str, u64), usize)| GroupLoad {
+            name: name.into(),
+            weight,
+            seats: equal(seats),
         };
-        (0..seats + 4).map(load).collect()
+        names.into_iter().zip(seats).map(group).collect()
     };
-    let mut builder = TableBuilder::new(SIZE, SEED);
-    let tables: Vec<Table> = (36..=56).map(|seats| builder.build(&loads(seats))).collect();
-    let excess = growth_excess(&tables, |after| after.shares(after_seats(after)).pop().unwrap_or(0));
-    Gate::note("joins 36..56 of a group with 90 %: excess per join, % of the table", format!("{excess:.2}"))
+    let mut builder = AssignmentBuilder::default();
+    let mut build = |seats| builder.build(&groups(seats), Some(SIZE), SEED);
+    let (mut seats, mut excess) = ([10, 4, 2], 0.0_f64);
+    for step in 0..120 {
+        let (group, before) = (step % 3, build(seats));
+        let others: usize = seats[..group].iter().sum();
+        seats[group] += 1;
+        let after = build(seats);
+        // Places behind the newcomer are one further on.
+        let newcomer = others + seats[group] - 1;
+        let moved = before.moved(&after, |was, is| was == is - u16::from(usize::from(is) > newcomer));
+        let share = f64::from(after.shares()[newcomer]) / f64::from(SIZE);
+        excess = excess.max((moved - share) * f64::from(SIZE));
+    }
+    let name = "joins in groups of 90, 10 and 1 parts: excess slots, rounding of a share included";
+    Gate::new(name, "<= 1", format!("{excess:.2}"), excess <= 1.0)
+}
+
+/// Keys move from one of three groups to another, one part in a hundred at a time.
+fn groups_shift() -> Gate {
+    let groups = |canary: u64| -> Vec<GroupLoad> {
+        let names = [("stable", 90 - canary), ("canary", canary), ("trial", 10)];
+        let group = |(name, weight): (&str, u64)| GroupLoad { name: name.into(), weight, seats: equal(10) };
+        names.into_iter().map(group).collect()
+    };
+    let mut builder = AssignmentBuilder::default();
+    let (mut moved, mut least) = (0.0, 0.0);
+    let mut before = builder.build(&groups(1), Some(SIZE), SEED);
+    for canary in 2..=50 {
+        let after = builder.build(&groups(canary), Some(SIZE), SEED);
+        moved += before.moved(&after, |was, is| was == is);
+        least += 0.01;
+        before = after;
+    }
+    let ratio = moved / least;
+    Gate::new(
+        "weight shifts between groups, 1 % to 50 %: moved/least",
+        "<= 1.02",
+        format!("{ratio:.4}"),
+        ratio <= 1.02,
+    )
 }
 
 fn after_seats(table: &Table) -> usize {
@@ -190,8 +228,7 @@ fn weights() -> Gate {
 }
 
 fn weight_error(weights: &[u64]) -> f64 {
-    let loads: Vec<SeatLoad> =
-        weights.iter().map(|weight| SeatLoad { group: 0, nominal: *weight, live: *weight }).collect();
+    let loads: Vec<SeatLoad> = weights.iter().map(|weight| SeatLoad::well(*weight)).collect();
     let shares = TableBuilder::new(SIZE, SEED).build(&loads).shares(weights.len());
     let slot = weights.iter().sum::<u64>() as f64 / f64::from(SIZE);
     let error = |(share, weight): (&u32, &u64)| (f64::from(*share) - *weight as f64 / slot).abs();
@@ -200,7 +237,7 @@ fn weight_error(weights: &[u64]) -> f64 {
 
 fn tiny_weights() -> Gate {
     let mut loads = equal(500);
-    loads[250] = SeatLoad { group: 0, nominal: 10_000_000, live: 10_000_000 };
+    loads[250] = SeatLoad::well(10_000_000);
     let shares = TableBuilder::new(SIZE, SEED).build(&loads).shares(500);
     let without = shares.iter().filter(|share| **share == 0).count();
     Gate::new("weights: seats with weight and without a slot", "0", without.to_string(), without == 0)

@@ -2,6 +2,7 @@
 //! Kubernetes type, because every replica must reach the same decision from the same facts.
 
 pub mod assembly;
+pub mod assignment;
 pub mod backend;
 pub mod hash;
 pub mod key;

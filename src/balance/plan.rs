@@ -245,12 +245,10 @@ impl Ledger {
     }
 
     fn enter(&mut self, snapshot: &PoolSnapshot) {
-        let owners: Vec<Owner> = snapshot.seats.iter().map(|seat| self.owner(seat.as_ref())).collect();
-        // The middle of each of the equal parts of the key space, so that it is beyond rounding.
-        let keys = self.now.len() as u128;
-        let hash = |key: usize| ((((2 * key as u128 + 1) << 64) / keys) >> 1) as u64;
+        let owners: Vec<Owner> = snapshot.places.iter().map(|place| self.owner(place.as_ref())).collect();
         let now: Vec<Owner> = (0..self.now.len())
-            .map(|key| snapshot.table.pick(hash(key)).map_or(NOBODY, |seat| owners[usize::from(seat)]))
+            .map(|key| self.hash(key))
+            .map(|hash| snapshot.table.pick(hash).map_or(NOBODY, |place| owners[usize::from(place)]))
             .collect();
         if self.first.is_empty() {
             self.first.clone_from(&now);
@@ -259,6 +257,14 @@ impl Ledger {
             pairs.filter(|((was, is), _)| was != is).for_each(|(_, moves)| *moves += 1);
         }
         self.now = now;
+    }
+
+    /// The upper half, which decides the seat, is the middle of each of the equal parts of the key space, so
+    /// that it is beyond rounding. The lower half, which decides the group, walks by the golden ratio: so
+    /// every part of the one space meets every part of the other evenly.
+    fn hash(&self, key: usize) -> u64 {
+        let middle = ((2 * key as u128 + 1) << 63) / self.now.len() as u128;
+        (middle as u64 & !u64::from(u32::MAX)) | u64::from((key as u32).wrapping_mul(0x9e37_79b9))
     }
 
     fn owner(&mut self, backend: Option<&Arc<Backend>>) -> Owner {
@@ -372,6 +378,16 @@ mod tests {
         assert!(near(stable.before, 0.9) && near(stable.after, 0.9) && near(canary.before, 0.1));
         assert_eq!((stable.moved, canary.moved), (stable.before, 0.0));
         assert_eq!(outcome.total.moved, stable.moved);
+    }
+
+    #[test]
+    fn a_group_that_grows_takes_from_its_own_seats_alone() {
+        let stage = stage(&[("stable", 90, 10), ("canary", 10, 4), ("trial", 1, 2)]);
+        let change = Change::Scale { group: "stable".into(), to: 14 };
+        let outcome = play(&stage, &change, Fill::Seats);
+        let moved: Vec<f64> = outcome.groups.iter().map(|(_, movement)| movement.moved).collect();
+        assert_eq!((moved[1], moved[2], moved[0]), (0.0, 0.0, outcome.total.unavoidable));
+        assert_eq!(outcome.groups[0].1.before, outcome.groups[0].1.after);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Owns the snapshot: everything the proxy needs to route, immutable, swapped whole.
 //! What is read together stands together here, so no request ever sees two truths.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::backend::{Backend, State};
+use super::assignment::Assignment;
+use super::backend::{Backend, BackendId, State};
 use super::key::{self, RequestParts};
 use super::pool::{Pool, PoolId};
-use super::table::Table;
 
 /// All pools as the proxy serves them.
 #[derive(Debug, Default)]
@@ -58,10 +58,10 @@ pub struct PoolSnapshot {
     pub pool: Arc<Pool>,
     /// Small number of the pool, constant for the life of the process: index for per-thread counters.
     pub ordinal: u32,
-    /// Slot to seat.
-    pub table: Arc<Table>,
-    /// Seat to the backend that answers for it; `None` where nobody may. The table names no such seat.
-    pub seats: Box<[Option<Arc<Backend>>]>,
+    /// Key to place.
+    pub table: Arc<Assignment>,
+    /// Place to the backend that answers for it; `None` where nobody may. The table names no such place.
+    pub places: Box<[Option<Arc<Backend>>]>,
     /// Every backend the source knows, seated or not, by id.
     pub members: Box<[MemberView]>,
     /// Equal on all replicas that route alike: hash over slots, occupants, size and seed.
@@ -93,12 +93,26 @@ impl PoolSnapshot {
     /// The backend for a key. `None` only when the pool has nobody to answer.
     #[inline]
     pub fn pick(&self, key_hash: u64) -> Option<&Arc<Backend>> {
-        self.seats[usize::from(self.table.pick(key_hash)?)].as_ref()
+        self.places[usize::from(self.table.pick(key_hash)?)].as_ref()
     }
 
     /// The backends for a key, best first, each once: the owner of its slot, then those who would inherit it.
     /// No allocation until the second one is asked for.
     pub fn candidates(&self, key_hash: u64) -> impl Iterator<Item = &Arc<Backend>> {
-        self.table.candidates(key_hash).filter_map(|seat| self.seats[usize::from(seat)].as_ref())
+        self.table.candidates(key_hash).filter_map(|place| self.places[usize::from(place)].as_ref())
+    }
+
+    /// Keys that another backend has in `later`, in slots of its table, rounded.
+    pub fn moved_slots(&self, later: &Self) -> u32 {
+        fn ids(pool: &PoolSnapshot) -> impl Iterator<Item = Option<&BackendId>> {
+            pool.places.iter().map(|place| place.as_ref().map(|backend| &backend.id))
+        }
+        // Numbers are compared for each slot, so not the ids themselves.
+        let numbers: HashMap<Option<&BackendId>, usize> = ids(self).zip(0..).collect();
+        let number = |id| numbers.get(&id).copied().unwrap_or(usize::MAX);
+        let (was, is): (Vec<usize>, Vec<usize>) =
+            (ids(self).map(number).collect(), ids(later).map(number).collect());
+        let same = |here: u16, there: u16| was[usize::from(here)] == is[usize::from(there)];
+        (self.table.moved(&later.table, same) * f64::from(later.table.size())).round() as u32
     }
 }

@@ -93,7 +93,7 @@ pub struct TableStatus {
     /// send every key to the same endpoint.
     #[schemars(length(max = 16))]
     pub digest: String,
-    /// Size is the number of slots.
+    /// Size is the number of slots; with several backends, of the largest of their tables.
     pub size: u32,
     /// Bytes is the memory the table takes on each replica.
     pub bytes: u64,

@@ -24,7 +24,7 @@ pub struct Moves {
     pub keys: usize,
     /// Keys that the table now puts elsewhere.
     pub moved: usize,
-    /// Slots of the table that changed their seat.
+    /// Slots of the table that changed their backend.
     pub slots: u32,
     /// Slots of the table.
     pub size: u32,
@@ -56,7 +56,7 @@ impl Whereabouts {
         Moves {
             keys: self.places.len(),
             moved,
-            slots: self.snapshot.table.moved_slots(&now.snapshot.table),
+            slots: self.snapshot.moved_slots(&now.snapshot),
             size: now.snapshot.table.size(),
         }
     }

@@ -1,5 +1,5 @@
 //! Owns a worker thread's own view of the snapshot: counted without atomics, with the connections of
-//! each seat's backend at hand. It is made anew when another snapshot is published, pool by pool.
+//! each place's backend at hand. It is made anew when another snapshot is published, pool by pool.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::limits::MAX_CANDIDATES_SEEN;
 use super::upstream::{Backends, Slot};
+use crate::balance::assignment::Place;
 use crate::balance::pool::PoolId;
 use crate::balance::snapshot::{PoolSnapshot, Snapshot};
 use crate::metrics::{PoolMeters, TrafficMeters};
@@ -69,13 +70,13 @@ impl View {
 pub(super) struct PoolView {
     pub(super) snapshot: Arc<PoolSnapshot>,
     pub(super) home: Rc<Home>,
-    /// By seat, filled on first use.
+    /// By place, filled on first use.
     slots: RefCell<Box<[Option<Rc<Slot>>]>>,
 }
 
 impl PoolView {
     fn new(snapshot: Arc<PoolSnapshot>, home: Rc<Home>) -> Self {
-        let slots = RefCell::new(vec![None; snapshot.seats.len()].into());
+        let slots = RefCell::new(vec![None; snapshot.places.len()].into());
         Self { snapshot, home, slots }
     }
 
@@ -89,7 +90,7 @@ impl PoolView {
             }
         }
         let mut refused = None;
-        let candidates = self.snapshot.table.candidates(key).filter_map(|seat| self.slot(seat));
+        let candidates = self.snapshot.table.candidates(key).filter_map(|place| self.slot(place));
         for slot in candidates.take(MAX_CANDIDATES_SEEN) {
             if tried.iter().any(|tried| Rc::ptr_eq(tried, &slot)) {
                 continue;
@@ -103,10 +104,10 @@ impl PoolView {
     }
 
     #[inline]
-    fn slot(&self, seat: u16) -> Option<Rc<Slot>> {
-        let known = &mut self.slots.borrow_mut()[usize::from(seat)];
+    fn slot(&self, place: Place) -> Option<Rc<Slot>> {
+        let known = &mut self.slots.borrow_mut()[usize::from(place)];
         if known.is_none() {
-            *known = Some(self.home.backends.slot(self.snapshot.seats[usize::from(seat)].as_ref()?));
+            *known = Some(self.home.backends.slot(self.snapshot.places[usize::from(place)].as_ref()?));
         }
         known.clone()
     }

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use guideway::balance::assignment::Assignment;
 use guideway::balance::backend::{Backend as Target, State};
 use guideway::balance::key::KeySource;
 use guideway::balance::pool::{Fill, Group, Listener, Pool, PoolId, Readiness as PodReadiness, Timeouts};
@@ -186,7 +187,8 @@ fn pool_snapshot(pool: &Pool, backends: &[SocketAddr], state: State) -> PoolSnap
         })
     };
     let targets: Vec<_> = backends.iter().map(target).collect();
-    let load = SeatLoad { group: 0, nominal: 1, live: u64::from(state != State::NotReady) };
+    let load = SeatLoad { nominal: 1, live: u64::from(state != State::NotReady) };
+    let table = TableBuilder::new(251, 7).build(&vec![load; targets.len()]);
     let member = |(seat, backend): (u16, &Arc<Target>)| MemberView {
         backend: backend.clone(),
         state,
@@ -197,8 +199,8 @@ fn pool_snapshot(pool: &Pool, backends: &[SocketAddr], state: State) -> PoolSnap
     PoolSnapshot {
         pool: Arc::new(pool.clone()),
         ordinal: 0,
-        table: Arc::new(TableBuilder::new(251, 7).build(&vec![load; targets.len()])),
-        seats: targets.iter().cloned().map(Some).collect(),
+        table: Arc::new(Assignment::of_one(Arc::new(table), targets.len() as u16)),
+        places: targets.iter().cloned().map(Some).collect(),
         members: (0..).zip(&targets).map(member).collect(),
         digest: 0,
     }

@@ -124,9 +124,11 @@ impl SeatBook {
 
     /// Occupants that left vacate their seats, those that came back take them again.
     fn greet_and_dismiss(&mut self, by_id: &Members, before: &[Seat], now_ms: u64) {
+        let moves = GroupMoves::new(&self.seats, by_id);
         for (index, seat) in self.seats.iter_mut().enumerate() {
             let Some(occupant) = &seat.occupant else { continue };
-            if let Some(member) = by_id.get(&occupant.id).filter(|member| !is_leaving(member)) {
+            let stays = |member: &&&Member| !is_leaving(member) && moves.allow(seat, member);
+            if let Some(member) = by_id.get(&occupant.id).filter(stays) {
                 seat.seat(member);
             } else if seat.vacated_ms.is_none() {
                 let known = before.get(index).filter(|was| was.occupant == seat.occupant);
@@ -177,17 +179,17 @@ impl SeatBook {
         occupied(&self.seats).map(|(_, id)| id)
     }
 
-    /// The vacant seat that suits a newcomer best: where it sat, that of its own name, then of its group,
-    /// then any; the lowest number among equals, which replicas agree on whatever they saw first.
+    /// The vacant seat of its group that suits a newcomer best: where it sat, that of its own name, then
+    /// any; the lowest number among equals, which replicas agree on whatever they saw first.
     fn vacant_seat_for(&self, member: &Member, sat_at: usize) -> Option<usize> {
         let backend = &member.backend;
         let rank = |index: usize, seat: &Seat| match &seat.occupant {
             _ if index == sat_at => 0,
-            Some(occupant) if occupant.name == backend.name && seat.group == backend.group => 1,
-            _ if seat.group == backend.group => 2,
-            _ => 3,
+            Some(occupant) if occupant.name == backend.name => 1,
+            _ => 2,
         };
-        let vacant = self.seats.iter().enumerate().filter(|(_, seat)| seat.is_vacant());
+        let suits = |(_, seat): &(usize, &Seat)| seat.is_vacant() && seat.group == backend.group;
+        let vacant = self.seats.iter().enumerate().filter(suits);
         vacant.min_by_key(|(index, seat)| (rank(*index, seat), *index)).map(|(index, _)| index)
     }
 }
@@ -219,6 +221,27 @@ impl From<&RosterSeat> for Seat {
             occupant: seat.occupant.clone(),
             vacated_ms: seat.vacated_ms,
         }
+    }
+}
+
+/// Which occupants may take their seat along into another group. A group that was renamed keeps its seats
+/// and so its keys; a backend that went over from one group to another gets a seat there, as newcomers do.
+struct GroupMoves<'a> {
+    with_members: BTreeSet<&'a str>,
+    with_seats: BTreeSet<Arc<str>>,
+}
+
+impl<'a> GroupMoves<'a> {
+    fn new(seats: &[Seat], by_id: &Members<'a>) -> Self {
+        Self {
+            with_members: by_id.values().map(|member| &*member.backend.group).collect(),
+            with_seats: seats.iter().map(|seat| seat.group.clone()).collect(),
+        }
+    }
+
+    fn allow(&self, seat: &Seat, member: &Member) -> bool {
+        let group = &member.backend.group;
+        seat.group == *group || !(self.with_members.contains(&*seat.group) || self.with_seats.contains(group))
     }
 }
 

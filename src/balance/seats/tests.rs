@@ -25,6 +25,11 @@ fn pod(name: &str, revision: &str, created: u64) -> Member {
     }
 }
 
+fn in_group(mut member: Member, group: &str) -> Member {
+    Arc::make_mut(&mut member.backend).group = group.into();
+    member
+}
+
 fn in_state(mut member: Member, state: State) -> Member {
     member.state = state;
     member
@@ -198,4 +203,77 @@ fn holes_in_half_of_the_seats_are_kept() {
     assert_eq!(settled.wake_at_ms, None);
     book.settle(&members[..2], Authority::Holder, NOW + 10_000_000);
     assert_eq!(seating(&book), ["a", "b", "-", "-"]);
+}
+
+#[test]
+fn a_newcomer_leaves_the_vacant_seats_of_other_groups_alone() {
+    let mut members = pods(&["a", "b"]);
+    let mut book = settled(&members);
+    members.remove(0);
+    members.push(in_group(pod("c", "v1", 9), "canary"));
+    book.settle(&members, Authority::Holder, NOW + 1);
+    assert_eq!(seating(&book), ["-", "b", "c"]);
+}
+
+#[test]
+fn a_group_that_is_renamed_keeps_its_seats() {
+    let members = pods(&["a", "b"]);
+    let mut book = settled(&members);
+    let renamed: Vec<Member> = members.into_iter().map(|member| in_group(member, "main")).collect();
+    let settled = book.settle(&renamed, Authority::Holder, NOW + 1);
+    assert_eq!(seating(&book), ["a", "b"]);
+    assert!(book.seats().iter().all(|seat| &*seat.group == "main") && settled.events.is_empty());
+}
+
+#[test]
+fn a_backend_that_changes_its_group_gets_a_seat_there() {
+    let mut members = pods(&["a", "b", "c"]);
+    members[2] = in_group(members[2].clone(), "canary");
+    let mut book = settled(&members);
+    members[0] = in_group(members[0].clone(), "canary");
+    book.settle(&members, Authority::Holder, NOW + 1);
+    assert_eq!(seating(&book), ["-", "b", "c", "a"]);
+    members[1] = in_group(members[1].clone(), "canary");
+    book.settle(&members, Authority::Holder, NOW + 2);
+    assert_eq!(seating(&book), ["-", "-", "c", "a", "b"]);
+}
+
+#[test]
+fn each_group_is_compacted_by_itself() {
+    let canary = |name| in_group(pod(name, "v1", 5), "canary");
+    let mut members = pods(&["a", "b", "c"]);
+    members.extend([canary("x"), canary("y")]);
+    let mut book = settled(&members);
+    let left = [members[2].clone(), members[3].clone(), members[4].clone()];
+    let due = book.settle(&left, Authority::Holder, NOW).wake_at_ms.expect("compaction is planned");
+    book.settle(&left, Authority::Holder, due);
+    assert_eq!(seating(&book), ["c", "x", "y"]);
+}
+
+#[test]
+fn an_empty_group_keeps_its_place_before_others_and_none_at_the_end() {
+    let canary = |name| in_group(pod(name, "v1", 5), "canary");
+    let mut members = pods(&["a", "b"]);
+    members.extend([canary("x"), canary("y")]);
+    let later = NOW + 1_000_000;
+    let mut book = settled(&members);
+    book.settle(&members[2..], Authority::Holder, NOW);
+    book.settle(&members[2..], Authority::Holder, later);
+    assert_eq!(seating(&book), ["-", "x", "y"]);
+    let mut book = settled(&members);
+    book.settle(&members[..2], Authority::Holder, NOW);
+    book.settle(&members[..2], Authority::Holder, later);
+    assert_eq!(seating(&book), ["a", "b"]);
+}
+
+#[test]
+fn names_of_groups_that_come_and_go_do_not_pile_up() {
+    let mut book = SeatBook::default();
+    for round in 0..20_u64 {
+        let main = pod("a", "v1", 0);
+        let group = format!("trial-{round}");
+        let trial = in_group(pod(&group, "v1", round + 1), &group);
+        book.settle(&[main, trial], Authority::Holder, NOW + round * 100_000);
+    }
+    assert!(book.seats().len() < 8, "{:?}", seating(&book));
 }

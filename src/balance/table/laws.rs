@@ -6,30 +6,28 @@ use super::*;
 
 const SIZE: u32 = 4_099;
 
-fn seat(group: u16, nominal: u64, live: u64) -> SeatLoad {
-    SeatLoad { group, nominal, live }
+fn seat(nominal: u64, live: u64) -> SeatLoad {
+    SeatLoad { nominal, live }
 }
 
 fn equal(seats: usize) -> Vec<SeatLoad> {
-    vec![seat(0, 1, 1); seats]
+    vec![seat(1, 1); seats]
 }
 
 fn table(loads: &[SeatLoad]) -> Table {
     TableBuilder::new(SIZE, 7).build(loads)
 }
 
-/// Any seats: groups, holes, weights, failures, slow start and raised weights.
+/// Any seats: holes, weights, failures, slow start and raised weights.
 fn any_loads() -> impl Strategy<Value = Vec<SeatLoad>> {
     let nominal = prop_oneof![4 => Just(100_u64), 2 => 1..200_u64, 1 => Just(0)];
     let live = prop_oneof![4 => Just(100_u64), 1 => 0..300_u64, 2 => Just(0)];
-    let load = (0..3_u16, nominal, live)
-        .prop_map(|(group, nominal, part)| seat(group, nominal, nominal * part / 100));
+    let load = (nominal, live).prop_map(|(nominal, part)| seat(nominal, nominal * part / 100));
     prop::collection::vec(load, 0..40)
 }
 
 fn weighted() -> impl Strategy<Value = Vec<SeatLoad>> {
-    prop::collection::vec((0..3_u16, 1..100_u64), 1..40)
-        .prop_map(|seats| seats.into_iter().map(|(group, weight)| seat(group, weight, weight)).collect())
+    prop::collection::vec((1..100_u64).prop_map(SeatLoad::well), 1..40)
 }
 
 proptest! {
@@ -68,7 +66,7 @@ proptest! {
 
     #[test]
     fn a_scale_of_weights_means_nothing(loads in weighted(), factor in 1..u64::from(u32::MAX)) {
-        let scaled = |load: &SeatLoad| seat(load.group, load.nominal * factor, load.live * factor);
+        let scaled = |load: &SeatLoad| seat(load.nominal * factor, load.live * factor);
         let scaled: Vec<SeatLoad> = loads.iter().map(scaled).collect();
         prop_assert_eq!(table(&loads), table(&scaled));
     }
@@ -92,7 +90,7 @@ proptest! {
 
     #[test]
     fn slow_start_gives_a_seat_its_newest_claims_last(seats in 2..40_usize, parts in 1..10_u64) {
-        let mut loads: Vec<SeatLoad> = vec![seat(0, 10, 10); seats];
+        let mut loads: Vec<SeatLoad> = vec![seat(10, 10); seats];
         let mut builder = TableBuilder::new(SIZE, 7);
         let full = builder.build(&loads);
         loads[1].live = parts;
@@ -114,9 +112,6 @@ proptest! {
         let live = |load: &SeatLoad| load.nominal > 0 && load.live > 0;
         let seats = loads.iter().zip(0_u16..).filter(|(load, _)| live(load)).map(|(_, seat)| seat);
         prop_assert_eq!(each, seats.collect::<Vec<_>>());
-        let groups = candidates.iter().map(|seat| loads[usize::from(*seat)].group);
-        let of_first = candidates.first().map(|seat| loads[usize::from(*seat)].group);
-        prop_assert!(groups.skip_while(|group| Some(*group) == of_first).all(|group| Some(group) != of_first));
     }
 }
 
@@ -161,24 +156,6 @@ fn failures_move_little_more_than_the_slots_of_who_failed() {
 }
 
 #[test]
-fn heirs_are_of_the_same_group_while_it_has_anybody() {
-    let mut loads = vec![seat(0, 10, 10); 20];
-    loads.extend([seat(1, 2, 2), seat(1, 2, 2), seat(1, 2, 2)]);
-    let mut builder = TableBuilder::new(SIZE, 7);
-    let before = builder.build(&loads);
-    loads[21].live = 0;
-    loads[20].live = 3;
-    loads[22].live = 3;
-    let during = builder.build(&loads);
-    let heirs = before.slots().iter().zip(during.slots()).filter(|(was, is)| was != is).map(|(_, is)| *is);
-    assert!(heirs.clone().count() > 30);
-    assert!(heirs.clone().all(|heir| heir == 20 || heir == 22));
-    loads[20].live = 0;
-    loads[22].live = 0;
-    assert_eq!(builder.build(&loads).shares(23)[20..], [0, 0, 0]);
-}
-
-#[test]
 fn the_second_candidate_is_who_inherits() {
     let loads = equal(30);
     let mut builder = TableBuilder::new(SIZE, 7);
@@ -195,7 +172,7 @@ fn the_second_candidate_is_who_inherits() {
 
 #[test]
 fn a_seat_whose_live_weight_rises_gets_its_share() {
-    let mut loads = vec![seat(0, 10, 10); 20];
+    let mut loads = vec![seat(10, 10); 20];
     loads[4].live = 30;
     let shares = table(&loads).shares(20);
     let share = SIZE * 30 / 220;
@@ -206,7 +183,7 @@ fn a_seat_whose_live_weight_rises_gets_its_share() {
 
 #[test]
 fn nobody_live_means_no_pick() {
-    let nobody = table(&[seat(0, 1, 0), seat(0, 0, 1)]);
+    let nobody = table(&[seat(1, 0), seat(0, 1)]);
     assert_eq!(nobody.pick(1 << 63), None);
     assert_eq!(nobody.candidates(1 << 63).next(), None);
     assert_eq!(table(&[]).pick(0), None);
@@ -214,7 +191,7 @@ fn nobody_live_means_no_pick() {
 
 #[test]
 fn one_survivor_inherits_everything() {
-    let mut loads: Vec<SeatLoad> = (0..300).map(|index| seat(index % 3, 10, 0)).collect();
+    let mut loads = vec![seat(10, 0); 300];
     loads[17].live = 1;
     assert_eq!(table(&loads).shares(18)[17], SIZE);
 }

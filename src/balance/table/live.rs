@@ -51,10 +51,10 @@ impl Live {
         let may_take =
             |seat: usize| if excess(seat) > 0 { 0 } else { cap(shares[seat]).saturating_sub(before[seat]) };
         let room = (0..shares.len()).map(may_take).collect();
-        let mut heirs = Heirs::new(nominal.roster(), nominal.slots(base), base.seed(), before, room);
+        let mut heirs = Heirs::new(nominal.taking_part(), nominal.slots(base), base.seed(), before, room);
         for seat in 0..shares.len() {
             for slot in nominal.newest_first(base, seat).take(excess(seat) as usize) {
-                if let Some(heir) = heirs.take(slot, seat as u16) {
+                if let Some(heir) = heirs.take(slot) {
                     self.give(slot, heir);
                     self.handed.push(slot);
                 }
@@ -72,11 +72,11 @@ impl Live {
         if (0..loads.len()).all(|seat| !lacks(self.counts[seat], seat)) {
             return;
         }
-        let levels = Levels::new(loads);
+        let level = Level::new(loads);
         for (seat, load) in loads.iter().enumerate() {
             if lacks(self.counts[seat], seat) {
                 self.claim_inherited(seat, shares);
-                if levels.is_raised(load) {
+                if level.is_raised(load) {
                     self.claim_newest(base, nominal, seat, shares);
                 }
             }
@@ -119,28 +119,27 @@ impl Live {
     }
 }
 
-/// Nominal and live weight of the live seats of each group. Who fails raises the live weights of its whole
-/// group, so only against these can it be told that one seat was raised.
-struct Levels(Vec<(u128, u128)>);
+/// Nominal and live weight of all live seats. Who fails raises the shares of all others, so only against
+/// these can it be told that one seat was raised.
+struct Level {
+    nominal: u128,
+    live: u128,
+}
 
-impl Levels {
+impl Level {
     fn new(loads: &[SeatLoad]) -> Self {
         let live = || loads.iter().filter(|load| load.nominal > 0 && load.live > 0);
-        let mut sums = vec![(0, 0); live().map(|load| usize::from(load.group) + 1).max().unwrap_or(0)];
-        for load in live() {
-            let sum = &mut sums[usize::from(load.group)];
-            sum.0 += u128::from(load.nominal);
-            sum.1 += u128::from(load.live);
+        Self {
+            nominal: live().map(|load| u128::from(load.nominal)).sum(),
+            live: live().map(|load| u128::from(load.live)).sum(),
         }
-        Self(sums)
     }
 
-    /// Whether the seat's live weight rose more than the slack above its group's.
+    /// Whether the seat's live weight rose more than the slack above everybody's.
     fn is_raised(&self, load: &SeatLoad) -> bool {
-        let (nominal, live) = self.0[usize::from(load.group)];
         let slack = u128::from(SLACK);
         let (mine, level) = (u128::from(load.live) * slack, u128::from(load.nominal) * (slack + 1));
-        mine.saturating_mul(nominal) > level.saturating_mul(live)
+        mine.saturating_mul(self.nominal) > level.saturating_mul(self.live)
     }
 }
 

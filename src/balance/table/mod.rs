@@ -21,7 +21,6 @@ use std::sync::Arc;
 pub use self::digest::digest;
 
 use self::base::Base;
-use self::heirs::Roster;
 use self::live::Live;
 use self::nominal::Nominal;
 use self::permutation::Permutation;
@@ -33,19 +32,23 @@ pub type SeatIndex = u16;
 pub const MAX_SEATS: usize = NOBODY as usize;
 
 /// Stands in a slot that nobody owns.
-const NOBODY: u16 = u16::MAX;
+pub(super) const NOBODY: u16 = u16::MAX;
 
-/// What one seat asks of the table. Weights are relative numbers on one scale for all seats of a pool.
+/// What one seat asks of the table. Weights are relative numbers on one scale for all seats of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeatLoad {
-    /// Group of the seat: heirs are looked for in the same group first. Small numbers: groups are counted
-    /// from zero.
-    pub group: u16,
     /// Weight when everybody is well; decides the base share. A seat with none takes no part. An empty
     /// seat should keep the weight of its next occupant, so that filling it moves only its own slots.
     pub nominal: u64,
     /// Weight now: zero for an empty seat or a failed occupant, less than nominal during slow start.
     pub live: u64,
+}
+
+impl SeatLoad {
+    /// A seat of this weight whose occupant is well.
+    pub fn well(weight: u64) -> Self {
+        Self { nominal: weight, live: weight }
+    }
 }
 
 /// Fills tables of one size and seed, and keeps what the next table of the same pool can start from.
@@ -73,7 +76,7 @@ impl TableBuilder {
         let loads = &loads[..loads.len().min(MAX_SEATS)];
         self.nominal.update(&mut self.base, loads);
         let Live { slots, counts, .. } = Live::lay(&self.base, &self.nominal, loads);
-        Table::new(slots, &counts, self.nominal.roster().clone(), self.base.seed())
+        Table::new(slots, &counts, self.nominal.taking_part().clone(), self.base.seed())
     }
 }
 
@@ -83,14 +86,14 @@ pub struct Table {
     slots: Box<[u16]>,
     /// Whether each seat owns a slot.
     live: Box<[bool]>,
-    roster: Arc<Roster>,
+    taking_part: Arc<[u16]>,
     seed: u64,
 }
 
 impl Table {
-    fn new(slots: Vec<u16>, counts: &[u32], roster: Arc<Roster>, seed: u64) -> Self {
+    fn new(slots: Vec<u16>, counts: &[u32], taking_part: Arc<[u16]>, seed: u64) -> Self {
         let live = counts.iter().map(|count| *count > 0).collect();
-        Self { slots: slots.into(), live, roster, seed }
+        Self { slots: slots.into(), live, taking_part, seed }
     }
 
     /// Number of slots.
@@ -130,22 +133,29 @@ impl Table {
     /// Slots whose keys go to another seat in `other`. For tables of different sizes: the moved part of
     /// all keys, in slots of this table, rounded to the nearest.
     pub fn moved_slots(&self, other: &Self) -> u32 {
-        if self.slots.len() == other.slots.len() {
-            return self.slots.iter().zip(&other.slots).filter(|(here, there)| here != there).count() as u32;
-        }
+        let mut moved = 0;
+        let whole = self.compare(other, |here, there, keys| moved += if here == there { 0 } else { keys });
+        ((2 * moved * u64::from(self.size()) + whole) / (2 * whole.max(1))) as u32
+    }
+
+    /// Tells for each stretch of the key space its seat here, its seat in `other` (`u16::MAX` for nobody)
+    /// and its length. Returns the length of the whole key space.
+    pub(super) fn compare(&self, other: &Self, mut tell: impl FnMut(u16, u16, u64)) -> u64 {
         let (mine, theirs) = (u64::from(self.size()), u64::from(other.size()));
-        let (mut here, mut there, mut at, mut moved) = (0, 0, 0, 0);
+        if mine == theirs {
+            self.slots.iter().zip(&other.slots).for_each(|(here, there)| tell(*here, *there, 1));
+            return mine;
+        }
+        let (mut here, mut there, mut at) = (0, 0, 0);
         while here < mine && there < theirs {
             let (end_here, end_there) = ((here + 1) * theirs, (there + 1) * mine);
             let end = end_here.min(end_there);
-            if self.slots[here as usize] != other.slots[there as usize] {
-                moved += end - at;
-            }
+            tell(self.slots[here as usize], other.slots[there as usize], end - at);
             here += u64::from(end == end_here);
             there += u64::from(end == end_there);
             at = end;
         }
-        ((moved + theirs / 2) / theirs) as u32
+        mine * theirs
     }
 
     /// Live seats for a key, best first, each once: the owner of its slot, then those who would inherit
@@ -160,10 +170,7 @@ impl Table {
     /// Live seats but the owner, in the order the slot asks them; those it never asks come last.
     fn heirs(&self, slot: u32, owner: u16) -> impl Iterator<Item = SeatIndex> {
         let order = Permutation::of_slot(slot, self.seed, self.size());
-        let group = self.roster.group_of(owner);
-        let turned = move |list: &'_ [u16]| heirs::place(order, heirs::LIST_PROBES, list.len());
-        let (members, seats) = (self.roster.members(group), self.roster.seats());
-        let (members, seats) = (members.split_at(turned(members)), seats.split_at(turned(seats)));
+        let (before, after) = self.taking_part.split_at(heirs::place(order, self.taking_part.len()));
         let mut seen = vec![0_u64; self.live.len().div_ceil(64)];
         let mut is_new = move |seat: u16| {
             let (word, bit) = (usize::from(seat) / 64, 1 << (seat % 64));
@@ -172,17 +179,15 @@ impl Table {
             new
         };
         is_new(owner);
-        self.roster
-            .in_group(&self.slots, order, group)
-            .chain(members.1.iter().chain(members.0).copied())
-            .chain(heirs::everywhere(&self.slots, order))
-            .chain(seats.1.iter().chain(seats.0).copied())
+        heirs::in_order(&self.slots, order)
+            .chain(after.iter().chain(before).copied())
             .filter(move |seat| self.live[usize::from(*seat)] && is_new(*seat))
     }
 
     /// Memory of the table in bytes.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.slots) + size_of_val(&*self.live) + self.roster.bytes()
+        let seats = size_of_val(&*self.live) + size_of_val(&*self.taking_part);
+        size_of::<Self>() + size_of_val(&*self.slots) + seats
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::SeatLoad;
 use super::base::Base;
-use super::heirs::{Heirs, Roster};
+use super::heirs::{self, Heirs};
 use super::quota;
 
 /// Ends a list of gains.
@@ -15,8 +15,8 @@ const NONE: u32 = u32::MAX;
 /// The table by nominal weights.
 #[derive(Debug)]
 pub(super) struct Nominal {
-    /// Group and weight of each seat this was made for.
-    key: Vec<(u16, u64)>,
+    /// The weight of each seat this was made for.
+    key: Vec<u64>,
     /// `None` when it is the base as it stands, as with equal weights.
     slots: Option<Vec<u16>>,
     counts: Vec<u32>,
@@ -25,7 +25,7 @@ pub(super) struct Nominal {
     gains: Vec<Gain>,
     /// The newest gain of each seat; they are linked from there to the oldest.
     newest: Vec<u32>,
-    roster: Arc<Roster>,
+    taking_part: Arc<[u16]>,
 }
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Nominal {
             given: Vec::new(),
             gains: Vec::new(),
             newest: Vec::new(),
-            roster: Arc::new(Roster::new(&[], &[])),
+            taking_part: Arc::new([]),
         }
     }
 
@@ -58,9 +58,9 @@ impl Nominal {
         &self.counts
     }
 
-    /// The seats by group.
-    pub(super) fn roster(&self) -> &Arc<Roster> {
-        &self.roster
+    /// The seats with a weight, ascending.
+    pub(super) fn taking_part(&self) -> &Arc<[u16]> {
+        &self.taking_part
     }
 
     /// The slots of `seat`, those it gained here before its claims of the base, newest first.
@@ -72,7 +72,7 @@ impl Nominal {
 
     /// Becomes the table of these seats; does nothing when it is.
     pub(super) fn update(&mut self, base: &mut Base, loads: &[SeatLoad]) {
-        let key = || loads.iter().map(|load| (load.group, load.nominal));
+        let key = || loads.iter().map(|load| load.nominal);
         if self.key.iter().copied().eq(key()) {
             return;
         }
@@ -87,27 +87,22 @@ impl Nominal {
         self.newest.clear();
         self.newest.resize(loads.len(), NONE);
         self.slots = None;
-        let equal = loads.iter().all(|load| load.nominal > 0 && load.nominal == loads[0].nominal);
-        if equal {
-            self.roster = Arc::new(Roster::new(loads, &self.counts));
-        } else {
-            self.lay(base, loads);
+        self.taking_part = heirs::taking_part(loads);
+        if loads.iter().any(|load| load.nominal == 0 || load.nominal != loads[0].nominal) {
+            self.lay(base);
         }
     }
 
-    fn lay(&mut self, base: &Base, loads: &[SeatLoad]) {
-        let weights: Vec<u64> = loads.iter().map(|load| load.nominal).collect();
-        let quotas = quota::largest_remainder(base.size(), &weights);
-        self.roster = Arc::new(Roster::new(loads, &quotas));
+    fn lay(&mut self, base: &Base) {
+        let quotas = quota::largest_remainder(base.size(), &self.key);
         let room =
             quotas.iter().zip(&self.counts).map(|(quota, count)| quota.saturating_sub(*count)).collect();
-        let roster = self.roster.clone();
-        let mut heirs = Heirs::new(&roster, base.owners(), base.seed(), &self.counts, room);
+        let mut heirs = Heirs::new(&self.taking_part, base.owners(), base.seed(), &self.counts, room);
         let mut slots = base.owners().to_vec();
         for (seat, quota) in quotas.iter().enumerate() {
             self.given[seat] = self.counts[seat].saturating_sub(*quota);
             for slot in base.newest_first(seat).take(self.given[seat] as usize) {
-                let heir = heirs.take(slot, seat as u16);
+                let heir = heirs.take(slot);
                 slots[slot as usize] = heir.unwrap_or(super::NOBODY);
                 if let Some(heir) = heir {
                     let older =

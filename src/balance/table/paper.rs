@@ -2,9 +2,7 @@
 //! Backends take turns, and each takes the next slot of its permutation that is still free. A window of
 //! turns looks ahead together, because the branch at the end of each single search costs most of the time.
 
-use std::sync::Arc;
-
-use super::heirs::Roster;
+use super::heirs;
 use super::kernel::{Kernel, POSITION, Window};
 use super::permutation::{Permutation, Steps, advance};
 use super::turns::Turns;
@@ -32,9 +30,8 @@ pub fn fill_with(kernel: Kernel, names: &[&[u8]], weights: &[u16], size: u32, se
     let turns = Turns::new(weights, size);
     let slots = Filling::new(kernel, &walks, size).fill(&turns);
     let counts = turns.counts(seats, size);
-    let load = |weight: &u16| SeatLoad { group: 0, nominal: (*weight).into(), live: (*weight).into() };
-    let loads: Vec<SeatLoad> = weights.iter().map(load).collect();
-    Table::new(slots, &counts, Arc::new(Roster::new(&loads, &counts)), seed)
+    let loads: Vec<SeatLoad> = weights.iter().map(|weight| SeatLoad::well((*weight).into())).collect();
+    Table::new(slots, &counts, heirs::taking_part(&loads), seed)
 }
 
 /// A table while it fills.

@@ -29,7 +29,7 @@ pub fn is_prime(number: u32) -> bool {
 }
 
 /// The smallest prime that is not below `size`, `MAX_SIZE` at most.
-pub(super) fn at_least(size: u32) -> u32 {
+pub(in crate::balance) fn at_least(size: u32) -> u32 {
     (size..MAX_SIZE).find(|size| is_prime(*size)).unwrap_or(MAX_SIZE)
 }
 
