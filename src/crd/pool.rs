@@ -355,8 +355,8 @@ pub struct Timeouts {
         .message("connect is 1ms to 5m"))]
     pub connect: DurationText,
 
-    /// Request is how long the whole way from a request's head to the head of its response may take, up to 24h.
-    /// 0s sets no limit.
+    /// Request is how long the head of a response may take from the last byte of its request on, all tries at
+    /// endpoints included, up to 24h. 0s sets no limit.
     #[serde(default = "request_timeout")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('24h')")
         .message("request is at most 24h; 0s sets no limit"))]
