@@ -1,6 +1,7 @@
 //! Measures every promise of the assignment table and says which hold. Exits with 1 when one does not.
 //! `--only PART,…` runs some of `movement`, `replicas`, `timing` and `fill`; `--no-timing` leaves the gates
-//! of time out, for machines whose clock says nothing; `--schedules N` runs fewer than 100,000.
+//! of time out, for machines whose clock says nothing; `--schedules N` runs fewer than 100,000, and
+//! `--first SEED` begins with another than 0.
 #![allow(missing_docs)]
 
 mod fill;
@@ -24,12 +25,15 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let value = |name: &str| arguments.iter().skip_while(|argument| *argument != name).nth(1);
     let no_timing = arguments.iter().any(|argument| argument == "--no-timing");
-    let schedules = match value("--schedules").map_or(Ok(100_000), |count| count.parse()) {
-        Ok(schedules) => schedules,
+    let number = |name: &str, default: u64| match value(name).map_or(Ok(default), |text| text.parse()) {
+        Ok(number) => Some(number),
         Err(error) => {
-            eprintln!("--schedules: {error}; give a number");
-            return ExitCode::from(2);
+            eprintln!("{name}: {error}; give a number");
+            None
         }
+    };
+    let (Some(first), Some(schedules)) = (number("--first", 0), number("--schedules", 100_000)) else {
+        return ExitCode::from(2);
     };
     let parts: Vec<&str> = value("--only").map_or(PARTS.to_vec(), |only| only.split(',').collect());
     if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(part)) {
@@ -42,7 +46,7 @@ fn main() -> ExitCode {
         gates.extend(movement::gates());
     }
     if is_wanted("replicas") {
-        gates.push(agreement(schedules));
+        gates.push(agreement(first, schedules));
     }
     if is_wanted("timing") && !no_timing {
         gates.extend(timing::gates());
@@ -54,9 +58,10 @@ fn main() -> ExitCode {
 }
 
 /// Replicas that see the same events at different times end with the same digest.
-fn agreement(schedules: u64) -> Gate {
-    let failures: Vec<String> =
-        (0..schedules).filter_map(|seed| replicas::check_schedule(seed).err()).collect();
+fn agreement(first: u64, schedules: u64) -> Gate {
+    let failures: Vec<String> = (first..first.saturating_add(schedules))
+        .filter_map(|seed| replicas::check_schedule(seed).err())
+        .collect();
     failures.iter().take(3).for_each(|failure| eprintln!("{failure}"));
     let name = format!("replicas that disagree after any of {schedules} schedules");
     Gate::new(name, "0", failures.len().to_string(), failures.is_empty())

@@ -48,7 +48,8 @@ struct World {
     born: u64,
     replicas: Vec<Replica>,
     holder: Option<usize>,
-    published: Roster,
+    /// What the status says; nothing until a holder has written. That there are no seats is news like any other.
+    published: Option<Roster>,
 }
 
 impl World {
@@ -64,7 +65,7 @@ impl World {
             born: 0,
             replicas: (0..REPLICAS).map(replica).collect(),
             holder: Some(0),
-            published: Roster::default(),
+            published: None,
         }
     }
 
@@ -167,8 +168,8 @@ impl World {
         let built = replica.assembly.assemble(&self.pool, &replica.members, authority, self.now_ms);
         replica.digest = built.snapshot.digest;
         let roster = replica.assembly.roster();
-        if is_holder && roster != self.published {
-            self.published = roster.clone();
+        if is_holder && self.published.as_ref() != Some(&roster) {
+            self.published = Some(roster.clone());
             // Everybody watches the status, also who wrote it.
             self.replicas
                 .iter_mut()

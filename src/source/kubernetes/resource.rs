@@ -23,7 +23,7 @@ pub(super) struct PoolResource {
     pub(super) wanted: Result<Arc<Translated>, Arc<[FieldError]>>,
     /// The status somebody wrote last.
     pub(super) status: Arc<LoadBalancerPoolStatus>,
-    /// The seats in that status; `None` where there are none or they cannot be read.
+    /// The seats in that status; `None` where no holder has told of any table yet, or where they cannot be read.
     pub(super) roster: Option<Arc<Roster>>,
 }
 
@@ -73,7 +73,9 @@ fn roster_of(key: &Key, status: &LoadBalancerPoolStatus) -> Option<Roster> {
     });
     let seats = seats.ok()?;
     let in_order = seats.iter().enumerate().all(|(at, seat)| at == usize::from(seat.seat));
-    (in_order && !seats.is_empty()).then(|| Roster { seats: seats.iter().map(roster_seat).collect() })
+    // A holder without seats tells of a table without seats. A status that tells of neither says nothing.
+    let is_told = !seats.is_empty() || status.table.as_ref().is_some_and(|table| table.seats == 0);
+    (in_order && is_told).then(|| Roster { seats: seats.iter().map(roster_seat).collect() })
 }
 
 fn roster_seat(seat: &Seat) -> RosterSeat {

@@ -109,6 +109,50 @@ async fn what_the_holder_says_at_last_takes_the_place_of_what_a_follower_decided
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_holder_without_seats_takes_those_that_a_follower_gave() {
+    let server = shop().await;
+    held_by_other(&server);
+    let replica = Replica::start(&server, "a");
+    serves(&replica, &["web-1", "web-2"]).await;
+    // The holder saw the pods in the short time before they became unready, or never did.
+    for name in ["web-1", "web-2"] {
+        put_pod(&server, pod(name));
+    }
+    server.put("endpointslices", &slice("a", &[endpoint("web-1", false), endpoint("web-2", false)]));
+    serves(&replica, &[]).await;
+    let seated = |replica: &Replica| {
+        let snapshot = replica.reader.load();
+        snapshot.pool(&web()).unwrap().members.iter().filter(|it| it.seat.is_some()).count()
+    };
+    assert_eq!(seated(&replica), 2, "an unready pod keeps its seat");
+    let mut silent = pool();
+    silent["status"] = json!({ "observedGeneration": 1 });
+    server.put("loadbalancerpools", &silent);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(seated(&replica), 2, "who has told of no table has said nothing of seats");
+    let mut told = pool();
+    told["status"] = json!({ "table": { "digest": "0", "size": 251, "bytes": 502, "seats": 0 } });
+    server.put("loadbalancerpools", &told);
+    until("nobody sits any more", || seated(&replica) == 0).await;
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_tells_that_it_has_no_seats() {
+    let server = shop().await;
+    for name in ["web-1", "web-2"] {
+        server.delete("pods", name);
+    }
+    server.delete("endpointslices", "a");
+    let holder = Replica::start(&server, "holder");
+    until("it says so", || {
+        server.statuses().last().is_some_and(|(_, status)| status["table"]["seats"] == json!(0))
+    })
+    .await;
+    holder.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn replicas_agree_once_the_statuses_of_the_holder_are_taken_again() {
     let server = shop().await;
     let holder = Replica::start(&server, "holder");
