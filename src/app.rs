@@ -11,12 +11,12 @@ use anyhow::{Context, bail};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::handoff::{self, BindingsReader, Reader};
+use crate::handoff::{self, Reader};
 use crate::metrics::Metrics;
 use crate::proxy::{Limits, Proxy, ProxyHandle, ProxyOptions};
-use crate::readiness::{Latch, Readiness};
+use crate::readiness::Readiness;
 use crate::source::programmer::Programmer;
-use crate::source::{file, kubernetes};
+use crate::source::{Outlets, file, kubernetes};
 use crate::vitals::Vitals;
 
 /// What a process is to be.
@@ -85,10 +85,13 @@ impl App {
         let (ports, pools) = (readiness.latch("listeners"), readiness.latch("pools"));
         let stop = CancellationToken::new();
         let source = {
-            let programmer = Programmer::new(publisher, metrics.control());
-            let parts =
-                Parts { programmer, bindings: bound, pools, metrics: metrics.clone(), stop: stop.clone() };
-            start_source(options.source, parts).await?
+            let outlets = Outlets {
+                programmer: Programmer::new(publisher, metrics.control()),
+                bindings: bound,
+                readiness: pools,
+                metrics: metrics.control(),
+            };
+            start_source(options.source, outlets, stop.clone()).await?
         };
         let proxy = ProxyOptions {
             workers: options.workers,
@@ -174,24 +177,13 @@ fn what_ended(part: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinErr
     }
 }
 
-/// What every source needs.
-struct Parts {
-    programmer: Programmer,
-    bindings: BindingsReader,
-    pools: Latch,
-    metrics: Arc<Metrics>,
+async fn start_source(
+    source: Source,
+    outlets: Outlets,
     stop: CancellationToken,
-}
-
-async fn start_source(source: Source, parts: Parts) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
-    let Parts { programmer, bindings, pools, metrics, stop } = parts;
-    let control = metrics.control();
+) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
     Ok(match source {
-        Source::File(options) => {
-            tokio::spawn(
-                async move { Ok(file::run(options, programmer, bindings, pools, control, stop).await?) },
-            )
-        }
+        Source::File(options) => tokio::spawn(async move { Ok(file::run(options, outlets, stop).await?) }),
         Source::Cluster { kubeconfig, namespace, identity, watch } => {
             let config = cluster_config(kubeconfig).await?;
             let options = kubernetes::Options {
@@ -200,9 +192,7 @@ async fn start_source(source: Source, parts: Parts) -> anyhow::Result<JoinHandle
                 identity: identity.map_or_else(host_name, Ok)?,
             };
             let client = kubernetes::connect(config).context("the cluster's configuration cannot be used")?;
-            tokio::spawn(async move {
-                Ok(kubernetes::run(client, options, programmer, bindings, pools, control, stop).await?)
-            })
+            tokio::spawn(async move { Ok(kubernetes::run(client, options, outlets, stop).await?) })
         }
     })
 }

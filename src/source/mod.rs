@@ -7,3 +7,22 @@ pub mod kubernetes;
 pub mod programmer;
 mod schema;
 pub mod translate;
+
+use crate::handoff::BindingsReader;
+use crate::metrics::ControlMetrics;
+use crate::readiness::Latch;
+
+use self::programmer::Programmer;
+
+/// What every source works with.
+#[derive(Debug)]
+pub struct Outlets {
+    /// Takes the facts and publishes what follows.
+    pub programmer: Programmer,
+    /// Tells which ports the proxy could bind.
+    pub bindings: BindingsReader,
+    /// Released with the first full picture published.
+    pub readiness: Latch,
+    /// Counts what the source sees.
+    pub metrics: ControlMetrics,
+}

@@ -15,6 +15,7 @@ use self::catalog::Catalog;
 use self::folder::{Changes, Texts};
 use self::reading::{Place, Problem, Reading, Target};
 use self::seats::SeatFiles;
+use super::Outlets;
 use super::admission::Admission;
 use super::programmer::{Authority, Change, Programmer, Report};
 use crate::crd::manifest::ManifestError;
@@ -75,30 +76,20 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Try again to write seats after this.
 const SEATS_RETRY: Duration = Duration::from_secs(5);
 
-/// Follows the file or folder until `stop`. Releases `readiness` when the first pool is published.
-pub async fn run(
-    options: Options,
-    programmer: Programmer,
-    bindings: BindingsReader,
-    readiness: Latch,
-    metrics: ControlMetrics,
-    stop: CancellationToken,
-) -> Result<(), Error> {
+/// Follows the file or folder until `stop`. Ready when the first pool is published.
+pub async fn run(options: Options, outlets: Outlets, stop: CancellationToken) -> Result<(), Error> {
     let changes = Changes::of(&options.path, LOOK_EVERY);
-    follow(options, changes, programmer, bindings, readiness, metrics, stop).await
+    follow(options, changes, outlets, stop).await
 }
 
 /// As `run`, with changes that were watched from before the first reading, so that none falls between the two.
 async fn follow(
     options: Options,
     changes: Changes,
-    programmer: Programmer,
-    bindings: BindingsReader,
-    readiness: Latch,
-    metrics: ControlMetrics,
+    outlets: Outlets,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let mut source = FileSource::start(options, changes, programmer, bindings, readiness, metrics)?;
+    let mut source = FileSource::start(options, changes, outlets)?;
     source.follow(&stop).await?;
     source.write_seats().await
 }
@@ -119,14 +110,8 @@ struct FileSource {
 }
 
 impl FileSource {
-    fn start(
-        options: Options,
-        changes: Changes,
-        mut programmer: Programmer,
-        bindings: BindingsReader,
-        readiness: Latch,
-        metrics: ControlMetrics,
-    ) -> Result<Self, Error> {
+    fn start(options: Options, changes: Changes, outlets: Outlets) -> Result<Self, Error> {
+        let Outlets { mut programmer, bindings, readiness, metrics } = outlets;
         let mut seats = None;
         if let Some(path) = options.state_dir {
             let (files, rosters) =

@@ -19,6 +19,7 @@ use super::{Error, Options, follow};
 use crate::handoff::{BindState, BindingsWriter, Reader, bindings, handoff};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::source::Outlets;
 use crate::source::programmer::Programmer;
 
 /// Long enough for a machine under load.
@@ -47,12 +48,14 @@ impl Running {
         let metrics = Metrics::new(reader.clone());
         let stop = CancellationToken::new();
         let options = Options { path: path.into(), state_dir: state_dir.map(Into::into) };
-        let programmer = Programmer::new(publisher, metrics.control());
-        let latch = readiness.latch("pools");
+        let outlets = Outlets {
+            programmer: Programmer::new(publisher, metrics.control()),
+            bindings: ports_reader,
+            readiness: readiness.latch("pools"),
+            metrics: metrics.control(),
+        };
         let changes = Changes::of(path, NEVER);
-        let source =
-            follow(options, changes, programmer, ports_reader, latch, metrics.control(), stop.clone());
-        let task = tokio::spawn(source);
+        let task = tokio::spawn(follow(options, changes, outlets, stop.clone()));
         Self { reader, readiness, metrics, ports, stop, task, log, _logging: logging }
     }
 

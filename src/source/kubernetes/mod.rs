@@ -37,10 +37,8 @@ use self::controller::{Controller, Wires};
 use self::status_writer::StatusQueue;
 use self::watch::{Event, Kind, Scope, Told, Watch};
 use crate::crd::LoadBalancerPool;
-use crate::handoff::BindingsReader;
 use crate::metrics::ControlMetrics;
-use crate::readiness::Latch;
-use crate::source::programmer::Programmer;
+use crate::source::Outlets;
 
 pub use self::connect::connect;
 
@@ -71,21 +69,18 @@ pub enum Error {
     Died(#[source] JoinError),
 }
 
-/// Watches the cluster and programs pools until `stop`. Releases `readiness` with the first full picture published.
+/// Watches the cluster and programs pools until `stop`. Ready with the first full picture published.
 pub async fn run(
     client: Client,
     options: Options,
-    programmer: Programmer,
-    bindings: BindingsReader,
-    readiness: Latch,
-    metrics: ControlMetrics,
+    outlets: Outlets,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let paces = Paces::default();
     // Two processes of one name must not take each other's lease for their own.
     let identity = format!("{}_{:08x}", options.identity, RandomState::new().hash_one(0) & 0xffff_ffff);
     let options = Options { identity, ..options };
-    Source { client, options, paces, programmer, bindings, readiness, metrics }.run(stop).await
+    Source { client, options, paces, outlets }.run(stop).await
 }
 
 /// How patient the parts are.
@@ -100,16 +95,14 @@ struct Source {
     client: Client,
     options: Options,
     paces: Paces,
-    programmer: Programmer,
-    bindings: BindingsReader,
-    readiness: Latch,
-    metrics: ControlMetrics,
+    outlets: Outlets,
 }
 
 impl Source {
     /// Runs all parts until `stop`, or until one of them ends, which none should.
     async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Self { client, options, paces, programmer, bindings, readiness, metrics } = self;
+        let Self { client, options, paces, outlets } = self;
+        let Outlets { programmer, bindings, readiness, metrics } = outlets;
         let mut parts = JoinSet::new();
         let (told, events) = mpsc::channel(EVENTS_WAITING);
         let mut starter =

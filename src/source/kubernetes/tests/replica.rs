@@ -16,6 +16,7 @@ use super::fixtures::*;
 use crate::handoff::{Reader, bindings, handoff};
 use crate::metrics::ControlMetrics;
 use crate::readiness::Readiness;
+use crate::source::Outlets;
 use crate::source::programmer::Programmer;
 
 /// For what has no promise of its own.
@@ -44,10 +45,12 @@ impl Replica {
                 identity: identity.into(),
             },
             paces: Paces::default(),
-            programmer: Programmer::new(publisher, metrics.clone()),
-            bindings,
-            readiness: readiness.latch("first full picture"),
-            metrics: metrics.clone(),
+            outlets: Outlets {
+                programmer: Programmer::new(publisher, metrics.clone()),
+                bindings,
+                readiness: readiness.latch("first full picture"),
+                metrics: metrics.clone(),
+            },
         };
         let running = tokio::spawn(source.run(stop.clone()));
         Self { reader, readiness, metrics, stop, running }
