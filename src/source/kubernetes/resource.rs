@@ -4,13 +4,15 @@
 use std::sync::Arc;
 
 use kube::api::DynamicObject;
+use serde_json::Value;
 
 use super::facts::{Key, Keyed};
 use crate::balance::backend::BackendId;
 use crate::balance::pool::PoolId;
 use crate::balance::seats::{Occupant, Roster, RosterSeat};
 use crate::crd::status::Seat;
-use crate::crd::{LoadBalancerPool, LoadBalancerPoolStatus};
+use crate::crd::{LoadBalancerPool, LoadBalancerPoolStatus, manifest};
+use crate::source::schema;
 use crate::source::translate::{self, FieldError, Translated};
 
 /// A pool as the API server has it.
@@ -55,14 +57,34 @@ impl PoolResource {
 
 fn read(object: &DynamicObject) -> Result<Translated, Vec<FieldError>> {
     let spec = object.data.get("spec").cloned().unwrap_or_default();
-    let spec = serde_path_to_error::deserialize(spec).map_err(|error| {
-        let path = match error.path().to_string().as_str() {
-            "." => "spec".to_string(),
-            path => format!("spec.{path}"),
-        };
-        vec![FieldError { path, reason: error.inner().to_string() }]
+    let read = serde_path_to_error::deserialize(&spec);
+    let spec = read.map_err(|error: serde_path_to_error::Error<serde_json::Error>| {
+        let mistakes = unsupported(&spec);
+        if mistakes.is_empty() {
+            let path = error.path().to_string();
+            let path = if path == "." { "spec".into() } else { format!("spec.{path}") };
+            return vec![FieldError::new(path, error.into_inner().to_string())];
+        }
+        mistakes
     })?;
     translate::pool(&LoadBalancerPool { metadata: object.metadata.clone(), spec, status: None })
+}
+
+/// What this version's own definition would refuse. The API server let it pass, so the one installed is of another
+/// version: most likely a newer one that came before the Guideway it belongs to.
+fn unsupported(spec: &Value) -> Vec<FieldError> {
+    let mut mistakes = Vec::new();
+    if let Ok(schema) = manifest::schema() {
+        schema::check(&schema["properties"]["spec"], spec, "spec", &mut mistakes);
+    }
+    for mistake in &mut mistakes {
+        let version = env!("CARGO_PKG_VERSION");
+        mistake.reason = format!(
+            "{}; or upgrade Guideway: this is {version}, older than the definition that allows it",
+            mistake.reason
+        );
+    }
+    mistakes
 }
 
 /// Seats that cannot be read are no reason to stop: the pool goes on with those it has.

@@ -183,6 +183,62 @@ async fn a_pool_that_cannot_be_read_spoils_no_other() {
     replica.stop().await;
 }
 
+/// The last status of a pool says that this value of a newer definition is unknown here.
+fn refuses_ring_hash(server: &ApiServer, name: &str, generation: i64, more: &str) -> bool {
+    let statuses = server.statuses();
+    let Some((_, status)) = statuses.iter().rfind(|(pool, _)| pool == name) else { return false };
+    let accepted = status["conditions"].as_array().unwrap().iter().find(|it| it["type"] == "Accepted");
+    let accepted = accepted.unwrap();
+    let says = |words: &str| accepted["message"].as_str().unwrap().contains(words);
+    accepted["status"] == "False"
+        && accepted["observedGeneration"] == generation
+        && says("spec.algorithm.type: `RingHash` is not supported; use Maglev")
+        && says("or upgrade Guideway")
+        && says(more)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listed_pool_with_a_value_of_a_newer_definition_is_its_own_matter() {
+    let server = shop().await;
+    let mut newer = pool();
+    newer["metadata"]["name"] = json!("newer");
+    newer["spec"]["listeners"][0]["port"] = json!(8081);
+    newer["spec"]["algorithm"] = json!({ "type": "RingHash" });
+    server.put("loadbalancerpools", &newer);
+    let mut replica = Replica::start(&server, "a");
+    replica.becomes(BOTH).await;
+    until("its status says so", || refuses_ring_hash(&server, "newer", 1, "")).await;
+    assert_eq!(replica.metric("guideway_config_errors"), Some(1.0));
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_of_a_newer_definition_leaves_the_last_good_table_and_the_watch_alone() {
+    let server = shop().await;
+    let mut replica = Replica::start(&server, "a");
+    replica.becomes(BOTH).await;
+    let mut newer = pool();
+    newer["metadata"]["generation"] = json!(2);
+    newer["spec"]["algorithm"] = json!({ "type": "RingHash" });
+    server.put("loadbalancerpools", &newer);
+    until("its status says so", || refuses_ring_hash(&server, "web", 2, "last good spec stays")).await;
+    assert_eq!(replica.metric("guideway_config_errors"), Some(1.0));
+    let mut other = pool();
+    other["metadata"]["name"] = json!("other");
+    other["spec"]["listeners"][0]["port"] = json!(8081);
+    server.put("loadbalancerpools", &other);
+    put_pod(&server, pod("web-3").ready());
+    replica.becomes(ALL).await;
+    until("the other pool serves", || replica.reader.load().route(8081).is_some()).await;
+    assert!(replica.reader.load().route(8080).is_some());
+    assert_eq!(server.asked("watch", "loadbalancerpools"), 1, "the watch went on");
+    newer["metadata"]["generation"] = json!(3);
+    newer["spec"]["algorithm"] = json!({ "type": "Maglev" });
+    server.put("loadbalancerpools", &newer);
+    until("it is counted no more", || replica.metric("guideway_config_errors") == Some(0.0)).await;
+    replica.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_replica_writes_status_and_another_takes_over_with_its_seats() {
     let server = shop().await;
