@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -12,6 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family as Series;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
+use tokio::time::Instant;
 
 use super::family;
 use crate::balance::pool::PoolId;
@@ -22,6 +23,9 @@ const BUILD_BUCKETS: [f64; 10] = [20e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.
 const PROPAGATION_BUCKETS: [f64; 14] =
     [1e-3, 2.5e-3, 5e-3, 10e-3, 15e-3, 20e-3, 30e-3, 40e-3, 50e-3, 75e-3, 0.1, 0.25, 1.0, 5.0];
 
+/// The namespace of a watch; `None` is the whole cluster.
+type Scope = Option<Arc<str>>;
+
 /// What the sources count, cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ControlMetrics {
@@ -30,7 +34,8 @@ pub struct ControlMetrics {
     propagation: Series<[(&'static str, String); 2], Histogram>,
     config_errors: Gauge,
     leader: Gauge,
-    heard: Arc<Mutex<BTreeMap<&'static str, Instant>>>,
+    /// By kind of resource and namespace of each watch.
+    heard: Arc<Mutex<BTreeMap<(&'static str, Scope), Instant>>>,
 }
 
 impl Default for ControlMetrics {
@@ -72,9 +77,10 @@ impl ControlMetrics {
         self.leader.set(i64::from(leads));
     }
 
-    /// The API server was heard of just now on the watch for `resource`.
-    pub fn watch_heard(&self, resource: &'static str) {
-        locked(&self.heard).insert(resource, Instant::now());
+    /// The API server was heard of just now on the watch for `resource` in `scope`. To be called when the watch begins,
+    /// too: one that never gets an answer shall grow old like one that lost touch.
+    pub fn watch_heard(&self, resource: &'static str, scope: Scope) {
+        locked(&self.heard).insert((resource, scope), Instant::now());
     }
 
     /// Drops the series of a pool that is gone.
@@ -96,9 +102,14 @@ impl Collector for ControlMetrics {
         self.config_errors.encode(family::CONFIG_ERRORS.start(&mut encoder)?)?;
         self.leader.encode(family::LEADER.start(&mut encoder)?)?;
         let mut ages = family::WATCH_AGE.start(&mut encoder)?;
-        for (resource, at) in &*locked(&self.heard) {
+        // Of the watches for one kind the one that was silent longest counts: it is the one to look after.
+        let mut oldest: BTreeMap<&'static str, Instant> = BTreeMap::new();
+        for ((resource, _), at) in &*locked(&self.heard) {
+            oldest.entry(resource).and_modify(|known| *known = (*known).min(*at)).or_insert(*at);
+        }
+        for (resource, at) in oldest {
             let age = ConstGauge::<f64>::new(at.elapsed().as_secs_f64());
-            age.encode(ages.encode_family(&[("resource", *resource)])?)?;
+            age.encode(ages.encode_family(&[("resource", resource)])?)?;
         }
         Ok(())
     }
@@ -133,7 +144,7 @@ mod tests {
         metrics.propagated(&web, Duration::from_millis(45));
         metrics.set_config_errors(2);
         metrics.set_leader(true);
-        metrics.watch_heard("pods");
+        metrics.watch_heard("pods", None);
         let text = scrape(&metrics);
         for line in [
             "guideway_table_build_seconds_bucket{le=\"0.0001\"} 1",
@@ -146,6 +157,18 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_watches_in_several_namespaces_the_oldest_news_count() {
+        let metrics = ControlMetrics::default();
+        metrics.watch_heard("pods", Some("silent".into()));
+        tokio::time::advance(Duration::from_secs(30)).await;
+        metrics.watch_heard("pods", Some("lively".into()));
+        metrics.watch_heard("services", Some("lively".into()));
+        let text = scrape(&metrics);
+        assert!(text.contains("\nguideway_watch_age_seconds{resource=\"pods\"} 30.0\n"), "{text}");
+        assert!(text.contains("\nguideway_watch_age_seconds{resource=\"services\"} 0.0\n"), "{text}");
     }
 
     #[test]

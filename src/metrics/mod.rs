@@ -79,7 +79,7 @@ pub mod family {
         PROPAGATION = Histogram "propagation_seconds" "From a pod's change of readiness to the first table with or without it";
         CONFIG_ERRORS = Gauge "config_errors" "Pools whose latest edit is not in force because it is wrong";
         LEADER = Gauge "leader" "1 on the replica that assigns seats and writes status, else 0";
-        WATCH_AGE = Gauge "watch_age_seconds" "Time since the API server was last heard of, by kind of resource";
+        WATCH_AGE = Gauge "watch_age_seconds" "Time since the API server was last heard of, by kind of resource; of several watches the longest";
     }
 }
 

@@ -209,10 +209,13 @@ pub struct TrafficMeters {
 }
 
 impl TrafficMeters {
-    /// A fresh set for one worker thread. Called once for each pool and worker, never for a request.
+    /// A fresh set for one worker thread. Called once for each pool and worker, never for a request. Forgets the pools
+    /// that no worker counts for any more: those are gone, and names come and go for as long as a process lives.
     pub fn pool(&self, id: &PoolId) -> Arc<PoolMeters> {
         let meters = Arc::new(PoolMeters::default());
-        self.locked().entry(id.clone()).or_default().push(meters.clone());
+        let mut pools = self.locked();
+        pools.retain(|_, sets| sets.iter().any(|set| Arc::strong_count(set) > 1));
+        pools.entry(id.clone()).or_default().push(meters.clone());
         meters
     }
 
@@ -379,6 +382,25 @@ mod tests {
         sum.sets[0].connections.up();
         sum.sets[1].connections.down();
         assert_eq!(sum.of(|set| set.connections.0.get()), 1);
+    }
+
+    #[test]
+    fn a_pool_that_nobody_counts_for_any_more_takes_no_memory() {
+        let (meters, pool) = (TrafficMeters::default(), |name| PoolId::new("shop", name));
+        let (gone, left) =
+            ([meters.pool(&pool("gone")), meters.pool(&pool("gone"))], meters.pool(&pool("web")));
+        let known = || meters.locked().keys().map(|id| id.name.to_string()).collect::<Vec<_>>();
+        drop(meters.pool(&pool("brief")));
+        assert_eq!(known(), ["brief", "gone", "web"]);
+        let [one, other] = gone;
+        drop(one);
+        let _web = meters.pool(&pool("web"));
+        assert_eq!(known(), ["gone", "web"], "one worker still counts");
+        drop(other);
+        let _next = meters.pool(&pool("next"));
+        assert_eq!(known(), ["next", "web"]);
+        assert_eq!(meters.locked()[&pool("web")].len(), 2);
+        drop(left);
     }
 
     #[test]

@@ -153,6 +153,7 @@ where
     /// Lists and watches until nobody listens.
     pub(super) async fn run(self) {
         let mut patience = Patience::new(self.pace);
+        self.heard();
         loop {
             let mut version = match self.list().await {
                 Ok(Some(version)) => version,
@@ -202,7 +203,7 @@ where
         loop {
             let answer = timeout(self.pace.answer, self.api.list(&params)).await;
             let page = answer.map_err(|_| Why::Unanswered(self.pace.answer))??;
-            self.metrics.watch_heard(self.kind.name());
+            self.heard();
             objects.extend(page.items.iter().filter_map(self.shrink));
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
@@ -225,7 +226,7 @@ where
             Ok(Err(error)) => return end_of(error),
             Ok(Ok(stream)) => stream,
         };
-        self.metrics.watch_heard(self.kind.name());
+        self.heard();
         let begun = Instant::now();
         let mut stream = pin!(stream.into_stream());
         loop {
@@ -243,7 +244,7 @@ where
                 Ok(Some(Ok(WatchEvent::Error(status)))) => return end_of(kube::Error::Api(status)),
                 Ok(Some(Ok(event))) => event,
             };
-            self.metrics.watch_heard(self.kind.name());
+            self.heard();
             patience.rest();
             if !self.pass_on(event, version).await {
                 return End::Unheard;
@@ -271,6 +272,10 @@ where
             (None, Some(key)) => self.tell(Change::Deleted(key)).await,
             (None, None) => true,
         }
+    }
+
+    fn heard(&self) {
+        self.metrics.watch_heard(self.kind.name(), self.scope.clone());
     }
 
     async fn tell(&self, change: Change<T>) -> bool {

@@ -129,6 +129,8 @@ async fn a_replica_that_starts_without_a_server_waits_unready() {
     let mut replica = Replica::start(&server, "a");
     tokio::time::sleep(RECOVERY).await;
     assert_eq!(replica.readiness.missing(), ["first full picture"]);
+    let age = replica.metric("guideway_watch_age_seconds{resource=\"pods\"}");
+    assert_eq!(age, Some(RECOVERY.as_secs_f64()), "silence from the start counts");
     server.up();
     replica.becomes(BOTH).await;
     until("ready", || replica.readiness.is_ready()).await;
