@@ -56,7 +56,10 @@ impl StatusQueue {
     pub(super) fn observed(&self, id: &PoolId, uid: &Arc<str>, status: &Arc<LoadBalancerPoolStatus>) {
         let mut pools = self.pools();
         let entry = pools.entry(id.clone()).or_default();
-        (entry.uid, entry.standing) = (uid.clone(), status.clone());
+        if entry.uid != *uid {
+            *entry = Entry { uid: uid.clone(), ..Entry::default() };
+        }
+        entry.standing = status.clone();
         if entry.is_due_ever() {
             self.shared.filled.notify_one();
         }
@@ -131,7 +134,7 @@ impl StatusQueue {
     ) {
         let answer = timeout(ANSWER, patch(client, &id, &uid, &status)).await;
         let mut pools = self.pools();
-        let Some(entry) = pools.get_mut(&id) else { return };
+        let Some(entry) = pools.get_mut(&id).filter(|entry| entry.uid == uid) else { return };
         let now = Instant::now();
         entry.not_before = Some(now + BETWEEN_WRITES);
         match answer {
@@ -181,4 +184,28 @@ async fn patch(
     api.patch_status(&id.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(body))
         .await
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speaks_of(generation: i64) -> LoadBalancerPoolStatus {
+        LoadBalancerPoolStatus { observed_generation: Some(generation), ..LoadBalancerPoolStatus::default() }
+    }
+
+    #[test]
+    fn a_status_never_lands_on_a_later_pool_of_the_name() {
+        let (queue, id) = (StatusQueue::default(), PoolId::new("shop", "web"));
+        queue.observed(&id, &"first".into(), &Arc::default());
+        queue.write(&id, |_| speaks_of(7));
+        assert_eq!(queue.due(Instant::now()).0.len(), 1);
+        queue.observed(&id, &"second".into(), &Arc::default());
+        assert_eq!(queue.due(Instant::now()).0, []);
+        queue.write(&id, |before| {
+            assert_eq!(*before, LoadBalancerPoolStatus::default(), "what was said of the first is forgotten");
+            speaks_of(1)
+        });
+        assert_eq!(queue.due(Instant::now()).0, [(id, "second".into(), Arc::new(speaks_of(1)))]);
+    }
 }

@@ -97,6 +97,14 @@ impl ApiServer {
         self.stirred.send_replace(());
     }
 
+    /// Tells the watches of a change in words that nobody understands. Lists know nothing of it.
+    pub(super) fn babble(&self, plural: &str) {
+        let mut state = self.state();
+        state.version += 1;
+        state.tell(plural, "MODIFIED", json!({ "metadata": "of a kind nobody knows" }));
+        self.stirred.send_replace(());
+    }
+
     pub(super) fn delete(&self, plural: &str, name: &str) {
         let mut state = self.state();
         let mut object = state.objects.remove(&(plural.into(), name.into())).unwrap();

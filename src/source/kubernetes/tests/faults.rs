@@ -87,6 +87,18 @@ async fn a_version_from_the_future_ends_in_a_new_list() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_event_that_cannot_be_read_ends_in_a_new_list() {
+    let server = shop().await;
+    let mut replica = Replica::start(&server, "a");
+    replica.becomes(BOTH).await;
+    server.babble("pods");
+    put_pod(&server, pod("web-3").ready());
+    let took = replica.becomes(ALL).await;
+    assert!(took <= RECOVERY, "{took:?}");
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_busy_or_refusing_server_is_asked_again_with_patience() {
     for code in [429, 500, 503, 403] {
         catches_up_after(Fault::Refuse(code), RECOVERY).await;
