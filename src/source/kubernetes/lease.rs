@@ -65,20 +65,23 @@ impl Candidate {
     pub(super) async fn run(mut self, holds: watch::Sender<bool>, stop: CancellationToken) {
         let mut told_failure = false;
         loop {
+            let patience = self.not_beyond_the_lease(self.pace.look);
             let attempt = tokio::select! {
-                attempt = timeout(self.pace.look, self.attempt()) => attempt,
+                attempt = timeout(patience, self.attempt()) => attempt,
                 () = stop.cancelled() => break,
             };
-            match attempt {
-                Ok(Ok(())) => told_failure = false,
-                Ok(Err(error)) if !std::mem::replace(&mut told_failure, true) => {
-                    tracing::warn!(error = %Words(&error), lease = NAME, "cannot read or renew the lease, trying again");
-                }
-                Ok(Err(_)) | Err(_) => {}
+            let failure = match attempt {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(Words(&error).to_string()),
+                Err(_) => Some(format!("no answer within {patience:?}")),
+            };
+            let told_before = std::mem::replace(&mut told_failure, failure.is_some());
+            if let Some(error) = failure.filter(|_| !told_before) {
+                tracing::warn!(error, lease = NAME, "cannot read or renew the lease, trying again");
             }
             self.tell(&holds);
             tokio::select! {
-                () = sleep(self.pace.look) => {}
+                () = sleep(self.not_beyond_the_lease(self.pace.look)) => self.tell(&holds),
                 () = stop.cancelled() => break,
             }
         }
@@ -86,6 +89,12 @@ impl Candidate {
             self.let_go().await;
         }
         holds.send_replace(false);
+    }
+
+    /// No wait of a holder may outlast its lease: it must give up in time also when it gets no answers.
+    fn not_beyond_the_lease(&self, wait: Duration) -> Duration {
+        let left = self.renewed.map(|at| self.pace.give_up.saturating_sub(at.elapsed()));
+        left.filter(|left| !left.is_zero()).map_or(wait, |left| wait.min(left))
     }
 
     fn holds(&self) -> bool {

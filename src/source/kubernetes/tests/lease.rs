@@ -9,7 +9,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::lease::{Candidate, Pace};
-use super::api_server::ApiServer;
+use super::api_server::{ApiServer, Fault};
+use super::replica::Log;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -121,4 +122,25 @@ async fn of_many_candidates_one_holds_and_a_dead_one_is_replaced() {
         stop.cancel();
         running.await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_never_answered_is_given_up_and_told_of_once() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let server = ApiServer::start();
+    let (mut holds, stop, running) = candidate(&server, "a");
+    becomes(&mut holds, true).await;
+    server.fault("leases", Some(Fault::NoAnswer));
+    let began = Instant::now();
+    becomes(&mut holds, false).await;
+    let pace = Pace::default();
+    assert!(began.elapsed() <= pace.give_up + pace.look / 10, "{:?}", began.elapsed());
+    let told = || log.lines_with(&["WARN", "cannot read or renew the lease", "no answer within 2s"]);
+    assert_eq!(told(), 1, "{}", log.text());
+    server.fault("leases", None);
+    becomes(&mut holds, true).await;
+    assert_eq!(told(), 1, "{}", log.text());
+    stop.cancel();
+    running.await.unwrap();
 }
