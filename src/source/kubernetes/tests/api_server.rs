@@ -21,6 +21,8 @@ pub(super) enum Fault {
     EmptyList,
     /// Watches are refused with this code; lists are answered.
     RefuseWatch(u16),
+    /// Watches and all pages of a list but the first come too late: `410 Gone`.
+    Compacted,
     /// Watches begin with the event `410 Gone`.
     GoneEvent,
     /// Watches end at once.
@@ -220,10 +222,12 @@ impl ApiServer {
         match (fault, watched) {
             (Some(Fault::Refuse(code)), _) | (Some(Fault::RefuseWatch(code)), true) => refusal(code),
             (Some(Fault::NoAnswer), true) => std::future::pending().await,
-            (fault, false) => list(&self.state(), &plural, fault == Some(Fault::EmptyList)),
+            (Some(Fault::Compacted), true) => refusal(410),
+            (Some(Fault::Compacted), false) if parameter(&query, "continue").is_some() => refusal(410),
+            (fault, false) => list(&self.state(), &plural, &query, fault == Some(Fault::EmptyList)),
             (fault, true) => {
-                let from = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion=")).unwrap();
-                self.stream(plural, from.parse().unwrap(), fault)
+                let from = parameter(&query, "resourceVersion").unwrap().parse().unwrap();
+                self.stream(plural, from, fault)
             }
         }
     }
@@ -331,14 +335,22 @@ fn refusal(code: u16) -> Answer {
     json_response(code, &body)
 }
 
-fn list(state: &State, plural: &str, empty: bool) -> Answer {
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// A page. The token to go on with is the number of objects that went before.
+fn list(state: &State, plural: &str, query: &str, empty: bool) -> Answer {
+    let number = |name| parameter(query, name).map(|text| text.parse::<usize>().unwrap());
+    let (from, limit) = (number("continue").unwrap_or(0), number("limit").unwrap_or(usize::MAX));
     let all = state.objects.iter().filter(|((kind, _), _)| kind == plural && !empty);
-    let items: Vec<&Value> = all.map(|(_, object)| object).collect();
-    let version = state.version.to_string();
-    json_response(
-        200,
-        &json!({ "kind": "List", "apiVersion": "v1", "metadata": { "resourceVersion": version }, "items": items }),
-    )
+    let mut left = all.map(|(_, object)| object).skip(from);
+    let items: Vec<&Value> = left.by_ref().take(limit).collect();
+    let mut metadata = json!({ "resourceVersion": state.version.to_string() });
+    if left.next().is_some() {
+        metadata["continue"] = json!((from + limit).to_string());
+    }
+    json_response(200, &json!({ "kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items }))
 }
 
 fn status(state: &mut State, path: &[String], body: &[u8]) -> Answer {

@@ -87,6 +87,27 @@ async fn a_version_from_the_future_ends_in_a_new_list() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_that_loses_its_later_pages_is_not_believed() {
+    let server = shop().await;
+    // More than a page, and all of them before the pods of the pool.
+    for number in 0..600 {
+        put_pod(&server, pod(&format!("other-{number:03}")).label("app", "other"));
+    }
+    let mut replica = Replica::start(&server, "a");
+    replica.becomes(BOTH).await;
+    assert_eq!(server.asked("list", "pods"), 2, "two pages");
+    server.fault("pods", Some(Fault::Compacted));
+    put_pod(&server, pod("web-3").ready());
+    tokio::time::sleep(3 * RECOVERY).await;
+    assert!(server.asked("list", "pods") > 3, "it was tried again");
+    assert_eq!(replica.ready(), BOTH);
+    server.fault("pods", None);
+    let took = replica.becomes(ALL).await;
+    assert!(took <= RECOVERY, "{took:?}");
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_that_cannot_be_read_ends_in_a_new_list() {
     let server = shop().await;
     let mut replica = Replica::start(&server, "a");
