@@ -3,19 +3,14 @@
 //! clears no timer.
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-
+use super::headers;
 use super::limits::Limits;
-use super::upstream::{Shared, Slot};
+use super::upstream::Slot;
 use super::view::Home;
 
 /// What a client connection is doing.
@@ -58,12 +53,11 @@ pub(super) enum Expiry {
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) ip: IpAddr,
-    /// The address as text, for `X-Forwarded-For`.
-    pub(super) name: Box<str>,
     pub(super) port: u16,
-    /// Where heads are written that go to backends.
-    pub(super) heads: RefCell<BytesMut>,
-    home: Rc<Home>,
+    /// The lines that tell backends about it.
+    pub(super) forwarded: Box<[u8]>,
+    /// The pool it connected to, for what is counted of it.
+    pub(super) home: Rc<Home>,
     clock: Rc<Cell<Instant>>,
     phase: Cell<Phase>,
     since: Cell<Instant>,
@@ -76,7 +70,6 @@ pub(super) struct Client {
     expiry: Cell<Option<Expiry>>,
     waker: RefCell<Option<Waker>>,
     slot: RefCell<Option<Rc<Slot>>>,
-    uploading: RefCell<Option<Shared>>,
 }
 
 impl Client {
@@ -85,9 +78,8 @@ impl Client {
         let now = clock.get();
         Self {
             ip,
-            name: ip.to_string().into(),
             port,
-            heads: RefCell::default(),
+            forwarded: headers::forwarded(ip),
             home,
             clock,
             phase: Cell::new(Phase::Idle),
@@ -100,13 +92,7 @@ impl Client {
             expiry: Cell::new(None),
             waker: RefCell::default(),
             slot: RefCell::default(),
-            uploading: RefCell::default(),
         }
-    }
-
-    /// The pool it connected to, for what is counted of it.
-    pub(super) fn home(&self) -> &Home {
-        &self.home
     }
 
     /// Begins a phase; whatever took too long before no longer matters.
@@ -121,59 +107,67 @@ impl Client {
         self.phase.get()
     }
 
-    /// A request's head is complete.
-    pub(super) fn end_head(&self, has_body: bool) {
+    /// A request's head begins, which is complete at once in most cases.
+    pub(super) fn begin_head(&self) {
+        if self.phase.get() == Phase::Idle {
+            self.unread.set(true);
+            self.enter(Phase::Head);
+        }
+    }
+
+    /// A request's head is complete since `now`; whether a body follows.
+    pub(super) fn end_head(&self, has_body: bool, now: Instant) {
         self.request_timeout.set(None);
+        self.request_begun.set(now);
         self.unread.set(has_body);
         self.enter(if has_body { Phase::Upload } else { Phase::Waiting });
     }
 
-    /// The request is looked at from `now` on; `timeout` is the time for the head of its response.
-    pub(super) fn begin_request(&self, timeout: Option<Duration>, now: Instant) {
+    /// The request goes to `slot`; `timeout` is the time for the head of its response.
+    pub(super) fn begin_exchange(&self, slot: &Rc<Slot>, timeout: Option<Duration>) {
         self.request_timeout.set(timeout);
-        self.request_begun.set(now);
-    }
-
-    /// The request goes to `slot` over `upstream`, which is remembered while it still takes the body.
-    pub(super) fn begin_exchange(&self, slot: &Rc<Slot>, upstream: &Shared) {
         *self.slot.borrow_mut() = Some(slot.clone());
-        if self.phase.get() == Phase::Upload {
-            *self.uploading.borrow_mut() = Some(upstream.clone());
-        }
     }
 
     /// The request's body is complete.
     pub(super) fn end_upload(&self) {
         if self.unread.replace(false) {
-            self.uploading.borrow_mut().take();
-            if self.phase.get() == Phase::Upload {
-                self.enter(Phase::Waiting);
-            }
+            self.begin_waiting();
+        }
+    }
+
+    /// Nothing more of the request is sent on, so it is the response that is waited for.
+    pub(super) fn begin_waiting(&self) {
+        if self.phase.get() == Phase::Upload {
+            self.enter(Phase::Waiting);
         }
     }
 
     /// The exchange is over, one way or the other.
     pub(super) fn end_request(&self) {
         self.slot.borrow_mut().take();
-        self.uploading.borrow_mut().take();
         self.enter(Phase::Idle);
     }
 
-    /// Sends on what arrived of a request's body even when nobody asks for more of the response.
-    pub(super) fn pump_upload(&self, cx: &mut Context<'_>) {
-        let uploading = self.uploading.borrow().clone();
-        if let Some(uploading) = uploading {
-            // A fault is found again, and then handled, where the response is driven.
-            let _ = uploading.borrow_mut().poll_upload(cx);
-            if uploading.borrow().is_uploaded() {
-                self.end_upload();
-            }
+    /// Bytes arrived from it.
+    pub(super) fn received(&self, bytes: usize) {
+        self.home.meters.received.add(bytes as u64);
+        if matches!(self.phase.get(), Phase::Upload | Phase::Download) {
+            self.since.set(self.clock.get());
         }
     }
 
-    /// A body moved.
-    pub(super) fn progressed(&self) {
-        self.since.set(self.clock.get());
+    /// Bytes went to it.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.home.meters.sent.add(bytes as u64);
+        if self.phase.get() == Phase::Download {
+            self.since.set(self.clock.get());
+        }
+    }
+
+    /// It shut down its sending side.
+    pub(super) fn half_close(&self) {
+        self.half_closed.set(Some(self.clock.get()));
     }
 
     /// Whether it has shut down its sending side.
@@ -181,9 +175,19 @@ impl Client {
         self.half_closed.get().is_some()
     }
 
+    /// Whether part of its request may still be on its way.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.get()
+    }
+
     /// Makes the end of the connection a reset, so that a response cut short does not look complete.
     pub(super) fn reset_on_close(&self) {
         self.reset.set(true);
+    }
+
+    /// Whether the connection is to end with a reset.
+    pub(super) fn is_reset_on_close(&self) -> bool {
+        self.reset.get()
     }
 
     /// What took too long, if anything did.
@@ -193,10 +197,7 @@ impl Client {
 
     /// Remembers whom to wake.
     pub(super) fn wake_with(&self, waker: &Waker) {
-        let mut known = self.waker.borrow_mut();
-        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *known = Some(waker.clone());
-        }
+        *self.waker.borrow_mut() = Some(waker.clone());
     }
 
     /// Finds out whether anything takes too long, and wakes the connection's task if so.
@@ -222,7 +223,7 @@ impl Client {
         match self.phase.get() {
             Phase::Idle => {
                 let drained = draining.is_some_and(|begun| over(begun.max(since), limits.drain_idle));
-                expired(self.is_half_closed() || drained || over(since, limits.idle), Expiry::Idle)
+                expired(drained || over(since, limits.idle), Expiry::Idle)
             }
             Phase::Head => expired(over(since, limits.head), Expiry::Head),
             Phase::Upload | Phase::Download => {
@@ -236,124 +237,10 @@ impl Client {
             Phase::Linger => expired(over(since, limits.linger), Expiry::Linger),
         }
     }
-
-    fn received(&self, bytes: usize) {
-        self.home.meters.received.add(bytes as u64);
-        match self.phase.get() {
-            Phase::Idle => {
-                self.unread.set(true);
-                self.enter(Phase::Head);
-            }
-            Phase::Upload | Phase::Download => self.since.set(self.clock.get()),
-            Phase::Head | Phase::Waiting | Phase::Linger => {}
-        }
-    }
-
-    fn sent(&self, bytes: usize) {
-        self.home.meters.sent.add(bytes as u64);
-        if matches!(self.phase.get(), Phase::Download | Phase::Idle) {
-            self.since.set(self.clock.get());
-        }
-    }
-
-    /// The client shut down its sending side. After a whole request that is no reason to drop it: it may
-    /// be waiting for the answer. Whether to keep that from the HTTP machinery.
-    fn conceals_end(&self) -> bool {
-        let conceals = !self.unread.get() && matches!(self.phase.get(), Phase::Waiting | Phase::Download);
-        if conceals && self.half_closed.get().is_none() {
-            self.half_closed.set(Some(self.clock.get()));
-        }
-        conceals
-    }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
         self.home.meters.connections.down();
-    }
-}
-
-/// The socket of a client, which reports to its `Client` what happens on it.
-#[derive(Debug)]
-pub(super) struct ClientStream {
-    stream: TcpStream,
-    client: Rc<Client>,
-}
-
-impl ClientStream {
-    pub(super) fn new(stream: TcpStream, client: Rc<Client>) -> Self {
-        Self { stream, client }
-    }
-}
-
-impl Drop for ClientStream {
-    fn drop(&mut self) {
-        if self.client.reset.get() {
-            // Should this fail, the socket is closed in order, which the length of the body gives away.
-            let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
-        }
-    }
-}
-
-impl AsyncRead for ClientStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        match buffer.filled().len() - before {
-            0 if buffer.remaining() > 0 && self.client.conceals_end() => return Poll::Pending,
-            bytes => self.client.received(bytes),
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for ClientStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        self.client.sent(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, parts))?;
-        self.client.sent(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    /// Shuts down our side. If part of a request may still be on its way, reads on for a while: closing
-    /// a socket with unread bytes resets it, and the reset can overtake our last answer.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.client.phase.get() != Phase::Linger {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            if !self.client.unread.get() {
-                return Poll::Ready(Ok(()));
-            }
-            self.client.enter(Phase::Linger);
-        }
-        let mut space = [0; 4096];
-        loop {
-            let mut buffer = ReadBuf::new(&mut space);
-            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
-                // It closed its side too, or is gone.
-                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
-            }
-        }
     }
 }

@@ -1,102 +1,228 @@
-//! Owns the task of one client connection: HTTP spoken by hyper, ended by us when something takes too
-//! long, and accounted for however it ends.
+//! Owns the task of one client connection: one request after the other, each read, answered and
+//! accounted for, until one side wants to end.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
-use http::Request;
-use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
-use super::client::{Client, ClientStream, Expiry, Phase};
-use super::limits::{BUFFER_BYTES, MAX_HEAD_BYTES};
+use super::client::{Client, Expiry, Phase};
+use super::flow::Flow;
+use super::http1::{self, Framing, HeadFault, RequestHead};
+use super::limits::HEAD_GROWTH_BYTES;
+use super::rescue::ProxyError;
 use super::service;
+use super::socket::{ClientSocket, Inbox};
+use super::view::{Home, PoolView};
 use super::worker::Worker;
-use crate::metrics::RescueReason;
 
-/// HTTP/1.1 as we speak it to clients. Waits are bounded by `Client`, not by hyper's timers: those
-/// cannot tell an idle connection from a head that does not come to an end.
-pub(super) fn protocol() -> http1::Builder {
-    let mut http = http1::Builder::new();
-    http.header_read_timeout(None).max_header_size(MAX_HEAD_BYTES).max_buf_size(BUFFER_BYTES);
-    http
+/// One connection of a client.
+pub(super) struct Connection {
+    pub(super) worker: Rc<Worker>,
+    pub(super) client: Rc<Client>,
+    pub(super) socket: ClientSocket,
+    pub(super) inbox: Inbox,
+    /// The request on its way to a backend, and the response on its way to the client.
+    pub(super) upload: Flow,
+    pub(super) download: Flow,
+    /// The client waits for `100 Continue` before it sends its body.
+    pub(super) awaits_continue: bool,
+}
+
+/// What is kept of a request when its head was read.
+pub(super) struct Request {
+    pub(super) begun: Instant,
+    /// Of the version: 0 or 1.
+    pub(super) minor: u8,
+    /// Whether it is a HEAD.
+    pub(super) to_head: bool,
+    /// Whether the client keeps the connection.
+    pub(super) keeps: bool,
+    pub(super) expects_continue: bool,
+    pub(super) framing: Framing,
+    pub(super) home: Rc<Home>,
+    pub(super) order: Result<Order, ProxyError>,
+}
+
+/// Where a checked request is to go. Its head is written already.
+pub(super) struct Order {
+    pub(super) pool: Rc<PoolView>,
+    pub(super) key: u64,
+    /// It may be sent twice.
+    pub(super) repeatable: bool,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// In order, after our last answer.
+    Close,
+    /// At once: nobody waits for anything.
+    Drop,
 }
 
 /// Serves one client until its connection ends.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, client: Rc<Client>) {
-    let _watch = PanicWatch(&worker);
-    let respond = service_fn(|request: Request<Incoming>| {
-        // Here and not in the future, which hyper polls only after it read on.
-        client.end_head(!request.body().is_end_stream());
-        let (worker, client) = (worker.clone(), client.clone());
-        async move { Ok::<_, Infallible>(service::answer(worker, client, request).await) }
-    });
-    let io = TokioIo::new(ClientStream::new(stream, client.clone()));
-    let mut http = pin!(worker.protocol.serve_connection(io, respond));
-    let ended = poll_fn(|cx| {
-        client.wake_with(cx.waker());
-        if let Poll::Ready(ended) = http.as_mut().poll(cx) {
-            return Poll::Ready(ended);
+    let _watch = PanicWatch(worker.clone());
+    let mut connection = Connection {
+        socket: ClientSocket::new(stream, client.clone()),
+        worker,
+        client,
+        inbox: Inbox::default(),
+        upload: Flow::default(),
+        download: Flow::default(),
+        awaits_continue: false,
+    };
+    poll_fn(|cx| {
+        connection.client.wake_with(cx.waker());
+        Poll::Ready(())
+    })
+    .await;
+    let end = loop {
+        match poll_fn(|cx| connection.poll_request(cx)).await {
+            Ok(request) => {
+                if let Some(end) = connection.answer(request).await {
+                    break end;
+                }
+            }
+            Err(end) => break end,
         }
-        client.pump_upload(cx);
-        expire(&client, http.as_mut(), cx)
-    });
-    if let Err(error) = ended.await {
-        client.failed(&error);
+    };
+    if end == End::Close {
+        poll_fn(|cx| connection.poll_close(cx)).await;
     }
 }
 
-/// Ends the connection if something took too long that no answer can be given for.
-fn expire<S>(
-    client: &Client,
-    mut http: Pin<&mut http1::Connection<TokioIo<ClientStream>, S>>,
-    cx: &mut Context<'_>,
-) -> Poll<hyper::Result<()>>
-where
-    S: hyper::service::HttpService<Incoming>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    S::ResBody: 'static,
-    <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    match (client.expiry(), client.phase()) {
-        (Some(Expiry::Idle), Phase::Idle) => {
-            http.as_mut().graceful_shutdown();
-            http.poll(cx)
+impl Connection {
+    /// Reads up to the end of a request's head.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request, End>> {
+        let Self { worker, client, socket, inbox, upload, .. } = self;
+        let out = upload.out.space();
+        if !inbox.is_empty() {
+            // The client was faster than we: it sent this behind the request before.
+            client.begin_head();
         }
-        (Some(Expiry::Stalled | Expiry::Drained), Phase::Download) => {
-            client.reset_on_close();
-            Poll::Ready(Ok(()))
+        loop {
+            if inbox.may_hold_head()
+                && let Some((request, used)) = Request::parse(worker, client, inbox.bytes(), out)
+            {
+                inbox.advance(used);
+                return Poll::Ready(Ok(request));
+            }
+            let mut scratch = worker.scratch.borrow_mut();
+            let bytes = match socket.poll_read(cx, &mut scratch.area) {
+                Poll::Ready(Ok(read @ 1..)) => &scratch.area[..read],
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(End::Drop)),
+                Poll::Pending => return expired(client),
+            };
+            client.begin_head();
+            if inbox.is_empty()
+                && let Some((request, used)) = Request::parse(worker, client, bytes, out)
+            {
+                inbox.keep(&bytes[used..]);
+                return Poll::Ready(Ok(request));
+            }
+            inbox.keep(bytes);
         }
-        (Some(Expiry::Head | Expiry::Gone | Expiry::Linger), _) => Poll::Ready(Ok(())),
-        (None | Some(_), _) => Poll::Pending,
+    }
+
+    /// Shuts down our side. If the client may still be sending, reads on for a while: closing a socket
+    /// with unread bytes resets it, and the reset can overtake our last answer.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.client.phase() != Phase::Linger {
+            if !self.client.is_unread() && self.inbox.is_empty() {
+                // The end of the socket says the same.
+                return Poll::Ready(());
+            }
+            self.client.enter(Phase::Linger);
+            if let Poll::Ready(Err(_)) = Pin::new(&mut self.socket).poll_shutdown(cx) {
+                return Poll::Ready(());
+            }
+        }
+        let mut scratch = self.worker.scratch.borrow_mut();
+        loop {
+            match self.socket.poll_read(cx, &mut scratch.area) {
+                Poll::Ready(Ok(1..)) => {}
+                // It closed its side too, or is gone.
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Pending if self.client.expiry() == Some(Expiry::Linger) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
     }
 }
 
-impl Client {
-    /// Counts what hyper refused before we saw it.
-    fn failed(&self, error: &hyper::Error) {
-        let meters = &self.home().meters;
-        if error.is_parse_too_large() {
-            meters.request(431);
-            meters.rescue(RescueReason::HeadTooLarge);
-        } else if error.is_parse() {
-            meters.request(400);
-            meters.rescue(RescueReason::BadRequest);
+/// Ends the wait for a request if it takes too long. There is nobody to give an answer to.
+fn expired<T>(client: &Client) -> Poll<Result<T, End>> {
+    match client.expiry() {
+        Some(Expiry::Idle | Expiry::Head) => Poll::Ready(Err(End::Drop)),
+        _ => Poll::Pending,
+    }
+}
+
+impl Request {
+    /// The request at the start of `bytes` and how many of them are its head; `None` while that is
+    /// incomplete. What is to go to a backend is written to `out`.
+    fn parse(worker: &Worker, client: &Client, bytes: &[u8], out: &mut Vec<u8>) -> Option<(Self, usize)> {
+        let mut space = http1::space();
+        match RequestHead::parse(bytes, &mut space) {
+            Ok(None) => None,
+            Ok(Some((head, length))) => {
+                out.reserve(length + HEAD_GROWTH_BYTES);
+                Some((Self::new(worker, client, &head, out), length))
+            }
+            Err(fault) => Some((Self::refused(client, fault), bytes.len())),
+        }
+    }
+
+    fn new(worker: &Worker, client: &Client, head: &RequestHead<'_>, out: &mut Vec<u8>) -> Self {
+        let begun = Instant::now();
+        let has_body = head.framing != Framing::Length(0);
+        client.end_head(has_body, begun);
+        let view = worker.view();
+        let pool = view.pool(client.port).ok_or(ProxyError::NoPool);
+        let repeatable = !has_body && service::is_idempotent(head.method);
+        let order = pool.and_then(|pool| {
+            let key = service::admit(pool, client, head, out)?;
+            Ok(Order { pool: pool.clone(), key, repeatable })
+        });
+        Self {
+            begun,
+            minor: head.minor,
+            to_head: head.method == "HEAD",
+            keeps: head.keeps,
+            expects_continue: head.expects_continue,
+            framing: head.framing,
+            home: pool.map_or(&client.home, |pool| &pool.home).clone(),
+            order,
+        }
+    }
+
+    /// Bytes of which nobody knows where they end, so they end the connection.
+    fn refused(client: &Client, fault: HeadFault) -> Self {
+        let begun = Instant::now();
+        client.end_head(true, begun);
+        Self {
+            begun,
+            minor: 1,
+            to_head: false,
+            keeps: false,
+            expects_continue: false,
+            framing: Framing::UntilClose,
+            home: client.home.clone(),
+            order: Err(fault.into()),
         }
     }
 }
 
 /// The runtime keeps a panic to the task it happened in; this makes it visible.
-struct PanicWatch<'a>(&'a Worker);
+struct PanicWatch(Rc<Worker>);
 
-impl Drop for PanicWatch<'_> {
+impl Drop for PanicWatch {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.meters.panicked();

@@ -1,151 +1,282 @@
-//! Owns the head that a backend gets to read: written anew from the parsed parts of an admitted
-//! request, straight into the bytes that go out, so nothing passes that nobody looked at.
+//! Owns the heads that go out, to backends and to clients: written anew from the parsed parts of a head
+//! that came in, straight into the bytes that are sent, so nothing passes that nobody looked at.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CONNECTION, HeaderMap, HeaderName};
-use http::request::Parts;
+use http::StatusCode;
 
-use super::filter::{self, Admitted, Role};
-use super::upstream::Framing;
+use super::filter::Admitted;
+use super::http1::{Encoder, Field, Framing, RequestHead, ResponseHead, Role};
 
-/// The head to send for `client`, with the framing of the body that follows it.
-pub(super) fn upstream_head(
-    buffer: &mut BytesMut,
-    parts: &Parts,
+/// The lines that tell a backend about the client at `address`, who speaks plain HTTP.
+pub(super) fn forwarded(address: std::net::IpAddr) -> Box<[u8]> {
+    format!("\r\nx-forwarded-for: {address}\r\nx-forwarded-proto: http").into_bytes().into()
+}
+
+/// Writes the head to send to a backend, with the lines `forwarded`.
+pub(super) fn to_backend(
+    out: &mut Vec<u8>,
+    head: &RequestHead<'_>,
     admitted: &Admitted<'_>,
-    framing: Framing,
-    client: &[u8],
-) -> Bytes {
+    forwarded: &[u8],
+) {
     // HTTP/1.0 knows no Host. The backend is asked in HTTP/1.1, which wants an empty one then
     // (RFC 9110 section 7.2).
     let host = admitted.host.unwrap_or_default();
-    buffer.put_slice(parts.method.as_str().as_bytes());
-    buffer.put_u8(b' ');
-    buffer.put_slice(admitted.target.as_bytes());
-    buffer.put_slice(b" HTTP/1.1\r\nhost: ");
-    buffer.put_slice(host.as_bytes());
-    let nominated = Nominated::of(&parts.headers, admitted.nominates);
-    for (name, value) in &parts.headers {
-        if filter::role(name) == Role::Pass && !nominated.contains(name) {
-            field(buffer, name.as_str().as_bytes(), value.as_bytes());
+    put(out, &[head.method, " ", admitted.path]);
+    if let Some(query) = admitted.query {
+        put(out, &["?", query]);
+    }
+    put(out, &[" HTTP/1.1\r\nhost: ", host]);
+    for field in head.fields.iter().filter(|field| matches!(field.role, Role::Pass | Role::Date)) {
+        if !(head.nominates && head.fields.nominate(field.name)) {
+            put_field(out, &field);
         }
     }
-    match framing {
-        Framing::Chunked => field(buffer, b"transfer-encoding", b"chunked"),
-        Framing::Length(length) if admitted.has_length => {
-            field(buffer, b"content-length", itoa::Buffer::new().format(length).as_bytes());
-        }
-        Framing::Length(_) => {}
+    match head.framing {
+        Framing::Chunked => out.extend_from_slice(b"\r\ntransfer-encoding: chunked"),
+        Framing::Length(length) if head.states_length => put_length(out, length),
+        Framing::Length(_) | Framing::UntilClose => {}
     }
-    field(buffer, b"x-forwarded-for", client);
-    buffer.put_slice(b"\r\nx-forwarded-proto: http");
+    out.extend_from_slice(forwarded);
     if !host.is_empty() {
-        field(buffer, b"x-forwarded-host", host.as_bytes());
+        put(out, &["\r\nx-forwarded-host: ", host]);
     }
-    buffer.put_slice(b"\r\n\r\n");
-    buffer.split().freeze()
+    out.extend_from_slice(b"\r\n\r\n");
 }
 
-fn field(buffer: &mut BytesMut, name: &[u8], value: &[u8]) {
-    buffer.put_slice(b"\r\n");
-    buffer.put_slice(name);
-    buffer.put_slice(b": ");
-    buffer.put_slice(value);
+/// What the head of an answer says about this hop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hop<'a> {
+    /// Of the client's version: 0 or 1.
+    pub(super) minor: u8,
+    /// Whether the answer is to a HEAD, so that no body follows.
+    pub(super) to_head: bool,
+    /// Whether the connection stays open behind the answer.
+    pub(super) keeps: bool,
+    /// The time now, for an answer that does not say when it was made.
+    pub(super) date: &'a [u8],
 }
 
-/// The fields that `Connection` names, which end at this hop (RFC 9110 section 7.6.1). What frames the
-/// message or tells about the client is decided before, so it cannot be removed this way.
-pub(super) struct Nominated<'a> {
-    headers: Option<&'a HeaderMap>,
+/// Writes the head of a backend's answer for the client.
+pub(super) fn to_client(out: &mut Vec<u8>, head: &ResponseHead<'_>, hop: &Hop<'_>) {
+    put_status(out, hop.minor, head.status);
+    let mut dated = false;
+    for field in head.fields.iter() {
+        match field.role {
+            Role::HopByHop | Role::Connection | Role::ContentLength | Role::TransferEncoding => continue,
+            _ if head.nominates && head.fields.nominate(field.name) => continue,
+            Role::Date => dated = true,
+            Role::Pass | Role::Host | Role::Expect | Role::Forwarding => {}
+        }
+        put_field(out, &field);
+    }
+    put_connection(out, hop);
+    match (head.framing, head.status) {
+        (_, 204) => {}
+        _ if hop.to_head => head.stated_length.into_iter().for_each(|length| put_length(out, length)),
+        (_, 304) => {}
+        (Framing::Length(length), _) => put_length(out, length),
+        (framing, _) => {
+            if encoder(framing, hop.minor) == Encoder::Chunked {
+                out.extend_from_slice(b"\r\ntransfer-encoding: chunked");
+            }
+        }
+    }
+    put_end(out, (!dated).then_some(hop.date));
 }
 
-impl<'a> Nominated<'a> {
-    pub(super) fn of(headers: &'a HeaderMap, any: bool) -> Self {
-        Self { headers: any.then_some(headers) }
+/// Writes a whole answer of ours, with a text and with `fields` of its own.
+pub(super) fn own_answer(
+    out: &mut Vec<u8>,
+    status: StatusCode,
+    fields: &[(&str, &str)],
+    text: &str,
+    hop: &Hop<'_>,
+) {
+    put_status(out, hop.minor, status.as_u16());
+    for (name, value) in fields {
+        put(out, &["\r\n", name, ": ", value]);
     }
+    put_connection(out, hop);
+    put_length(out, text.len() as u64);
+    put_end(out, Some(hop.date));
+    if !hop.to_head {
+        out.extend_from_slice(text.as_bytes());
+    }
+}
 
-    pub(super) fn contains(&self, name: &HeaderName) -> bool {
-        let named = |headers: &HeaderMap| {
-            headers
-                .get_all(CONNECTION)
-                .iter()
-                .flat_map(filter::tokens)
-                .any(|token| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
-        };
-        self.headers.is_some_and(named)
+/// How a body with this framing goes to a client of HTTP/1.`minor`. The older one knows no chunks; the
+/// end of the connection ends the body then.
+pub(super) fn encoder(framing: Framing, minor: u8) -> Encoder {
+    match framing {
+        Framing::Length(_) => Encoder::Plain,
+        Framing::Chunked | Framing::UntilClose if minor == 0 => Encoder::Plain,
+        Framing::Chunked | Framing::UntilClose => Encoder::Chunked,
     }
+}
+
+fn put_status(out: &mut Vec<u8>, minor: u8, status: u16) {
+    out.extend_from_slice(if minor == 0 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    match StatusCode::from_u16(status) {
+        Ok(StatusCode::OK) => out.extend_from_slice(b"200 OK"),
+        // The text may be empty, the space before it may not (RFC 9112 section 4).
+        Ok(known) => put(out, &[known.as_str(), " ", known.canonical_reason().unwrap_or_default()]),
+        Err(_) => out.extend_from_slice(b"500 "),
+    }
+}
+
+/// Says whether the connection stays open where the version alone does not.
+fn put_connection(out: &mut Vec<u8>, hop: &Hop<'_>) {
+    match (hop.minor, hop.keeps) {
+        (0, true) => out.extend_from_slice(b"\r\nconnection: keep-alive"),
+        (1.., false) => out.extend_from_slice(b"\r\nconnection: close"),
+        (0, false) | (1.., true) => {}
+    }
+}
+
+fn put_length(out: &mut Vec<u8>, length: u64) {
+    put(out, &["\r\ncontent-length: ", itoa::Buffer::new().format(length)]);
+}
+
+fn put_end(out: &mut Vec<u8>, date: Option<&[u8]>) {
+    if let Some(date) = date {
+        out.extend_from_slice(b"\r\ndate: ");
+        out.extend_from_slice(date);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+fn put_field(out: &mut Vec<u8>, field: &Field<'_>) {
+    out.extend_from_slice(b"\r\n");
+    let name = out.len();
+    out.extend_from_slice(field.name.as_bytes());
+    out[name..].make_ascii_lowercase();
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(field.value);
+}
+
+fn put(out: &mut Vec<u8>, parts: &[&str]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::filter;
+    use super::super::http1;
+    use super::super::limits::{HEAD_GROWTH_BYTES, MAX_HEADER_FIELDS};
     use super::*;
-    use http::Request;
 
-    fn head(target: &str, fields: &[(&str, &str)], framing: Framing) -> String {
-        let mut request = Request::builder().method("POST").uri(target).header("host", "shop.example:81");
-        for (name, value) in fields {
-            request = request.header(*name, *value);
-        }
-        let parts = request.body(()).unwrap().into_parts().0;
-        let admitted = filter::admit(&parts).unwrap();
-        let head = upstream_head(&mut BytesMut::new(), &parts, &admitted, framing, b"192.0.2.7");
-        String::from_utf8(head.to_vec()).unwrap()
+    fn backend_sees(fields: &str) -> String {
+        let wire = format!("POST /a?b HTTP/1.1\r\nHost: shop.example:81\r\n{fields}\r\n");
+        let mut space = http1::space();
+        let (head, _) = RequestHead::parse(wire.as_bytes(), &mut space).unwrap().unwrap();
+        let mut out = Vec::new();
+        to_backend(&mut out, &head, &filter::admit(&head).unwrap(), &forwarded([192, 0, 2, 7].into()));
+        String::from_utf8(out).unwrap()
     }
 
     const OURS: &str = "\r\nx-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: http\r\nx-forwarded-host: shop.example:81\r\n\r\n";
 
-    fn check(fields: &[(&str, &str)], framing: Framing, expected: &str) {
+    fn check(fields: &str, expected: &str) {
         let start = "POST /a?b HTTP/1.1\r\nhost: shop.example:81";
-        assert_eq!(head("/a?b", fields, framing), format!("{start}{expected}{OURS}"), "{fields:?}");
+        assert_eq!(backend_sees(fields), format!("{start}{expected}{OURS}"), "{fields:?}");
     }
 
     #[test]
     fn hop_by_hop_fields_end_here() {
-        let hop_by_hop = [
-            ("keep-alive", "5"),
-            ("proxy-connection", "x"),
-            ("te", "trailers"),
-            ("trailer", "x"),
-            ("upgrade", "h2c"),
-            ("http2-settings", "x"),
-            ("expect", "100-continue"),
-        ];
-        check(&hop_by_hop, Framing::Length(0), "");
         check(
-            &[("connection", "close, X-Mine"), ("x-mine", "1"), ("x-yours", "2")],
-            Framing::Length(0),
-            "\r\nx-yours: 2",
+            "Keep-Alive: 5\r\nProxy-Connection: x\r\nTE: trailers\r\nTrailer: x\r\nUpgrade: h2c\r\n\
+             HTTP2-Settings: x\r\nExpect: 100-continue\r\n",
+            "",
         );
+        check("Connection: close, X-Mine\r\nX-Mine: 1\r\nX-Yours: 2\r\n", "\r\nx-yours: 2");
     }
 
     #[test]
     fn a_nomination_removes_neither_framing_nor_host_nor_ours() {
-        let fields = [("connection", "host, content-length, x-forwarded-for"), ("content-length", "3")];
-        check(&fields, Framing::Length(3), "\r\ncontent-length: 3");
+        check(
+            "Connection: host, content-length, x-forwarded-for\r\nContent-Length: 3\r\n",
+            "\r\ncontent-length: 3",
+        );
     }
 
     #[test]
     fn what_a_client_says_about_itself_is_replaced() {
-        let spoofed = [
-            ("x-forwarded-for", "10.0.0.1"),
-            ("x-forwarded-host", "evil"),
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-client-cert", "x"),
-            ("forwarded", "for=x"),
-            ("x-real-ip", "10.0.0.1"),
-        ];
-        check(&spoofed, Framing::Length(0), "");
+        check(
+            "X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\n\
+             X-Forwarded-Client-Cert: x\r\nForwarded: for=x\r\nX-Real-IP: 10.0.0.1\r\n",
+            "",
+        );
     }
 
     #[test]
     fn framing_is_written_anew() {
-        check(&[("content-length", "0")], Framing::Length(0), "\r\ncontent-length: 0");
-        check(&[("transfer-encoding", "chunked")], Framing::Chunked, "\r\ntransfer-encoding: chunked");
-        check(&[], Framing::Length(0), "");
+        check("Content-Length: 0\r\n", "\r\ncontent-length: 0");
+        check("Content-Length: 007\r\nContent-Length: 7\r\n", "\r\ncontent-length: 7");
+        check("Content-Length: 7\r\nTransfer-Encoding: Chunked\r\n", "\r\ntransfer-encoding: chunked");
+        check("", "");
     }
 
     #[test]
     fn fields_that_repeat_stay_apart() {
-        check(&[("cookie", "a"), ("cookie", "b")], Framing::Length(0), "\r\ncookie: a\r\ncookie: b");
+        check("Cookie: a\r\nCookie:b \r\n", "\r\ncookie: a\r\ncookie: b");
+    }
+
+    fn client_sees(wire: &str, hop: Hop<'_>) -> String {
+        let mut space = http1::space();
+        let (head, _) = ResponseHead::parse(wire.as_bytes(), &mut space, hop.to_head).unwrap().unwrap();
+        let mut out = Vec::new();
+        to_client(&mut out, &head, &hop);
+        String::from_utf8(out).unwrap()
+    }
+
+    const HOP: Hop<'_> = Hop { minor: 1, to_head: false, keeps: true, date: b"now" };
+
+    #[test]
+    fn an_answer_says_what_becomes_of_the_connection() {
+        for (minor, keeps, said) in [
+            (1, true, ""),
+            (1, false, "connection: close\r\n"),
+            (0, true, "connection: keep-alive\r\n"),
+            (0, false, ""),
+        ] {
+            let wire = "HTTP/1.1 200 Fine\r\nDate: then\r\nConnection: upgrade, x\r\nX: 1\r\nContent-Length: 2\r\n\r\n";
+            let head = client_sees(wire, Hop { minor, keeps, ..HOP });
+            assert_eq!(
+                head,
+                format!("HTTP/1.{minor} 200 OK\r\ndate: then\r\n{said}content-length: 2\r\n\r\n")
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_date_gets_one() {
+        let head = client_sees("HTTP/1.1 299 Odd\r\nContent-Length: 0\r\n\r\n", HOP);
+        assert_eq!(head, "HTTP/1.1 299 \r\ncontent-length: 0\r\ndate: now\r\n\r\n");
+    }
+
+    #[test]
+    fn a_length_is_stated_where_it_may_be() {
+        for (status, to_head, expected) in [
+            (200, true, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\ndate: now\r\n\r\n"),
+            (204, true, "HTTP/1.1 204 No Content\r\ndate: now\r\n\r\n"),
+            (204, false, "HTTP/1.1 204 No Content\r\ndate: now\r\n\r\n"),
+            (304, false, "HTTP/1.1 304 Not Modified\r\ndate: now\r\n\r\n"),
+        ] {
+            let wire = format!("HTTP/1.1 {status} x\r\nContent-Length: 9\r\n\r\n");
+            assert_eq!(client_sees(&wire, Hop { to_head, ..HOP }), expected);
+        }
+    }
+
+    #[test]
+    fn a_head_grows_by_no_more_than_the_room_in_front_of_it() {
+        for framing in ["", "Content-Length:1\n"] {
+            let fields = "a:\n".repeat(MAX_HEADER_FIELDS - 1);
+            let wire = format!("HTTP/1.1 511\n{fields}{framing}\n");
+            for (minor, keeps) in [(0, true), (1, false)] {
+                let head = client_sees(&wire, Hop { minor, keeps, date: &[b'x'; 29], ..HOP });
+                // Besides, there is the size of a first chunk.
+                assert!(head.len() + 18 <= wire.len() + HEAD_GROWTH_BYTES, "{} {}", head.len(), wire.len());
+            }
+        }
     }
 }

@@ -6,16 +6,18 @@ use std::time::Duration;
 /// Bytes of a request's or response's head. Every server we know refuses longer ones or is near it.
 pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// Fields in a head. It is also hyper's own default, which keeps its parser off the heap.
+/// Fields in a head. Browsers send some twenty; a parser of this many fits the stack.
 pub(super) const MAX_HEADER_FIELDS: usize = 100;
 
-/// Bytes that one connection may hold in a buffer in one direction; a slow reader costs no more.
+/// Bytes of one read. What the other side does not take of them is all that a connection may hold in one
+/// direction, besides a head; a slow reader costs no more.
 pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 
-/// What a read from a backend asks for at first; most answers fit, and it doubles when they do not.
-pub(super) const FIRST_READ_BYTES: usize = 8 * 1024;
+/// Bytes that the head of an answer, written anew, may be longer than it came: two for each field at worst,
+/// and less than 400 for the lines of this hop. The head of a request rarely grows by more.
+pub(super) const HEAD_GROWTH_BYTES: usize = 1024;
 
-/// Bytes in front of the data of a chunked body (sizes, extensions) and behind it (trailers).
+/// Bytes of all extensions and trailers of a chunked body. Nobody uses them, so more is an attack.
 pub(super) const MAX_CHUNK_OVERHEAD: usize = 16 * 1024;
 
 /// Tries of one request, the first included. More would multiply an overload.

@@ -1,16 +1,22 @@
 //! Owns the traffic: HTTP/1.1 in from clients, routed by the snapshot, out to backends, and back.
 //! Each worker thread is a proxy of its own; what they share is the snapshot and a count of connections.
 
+mod account;
 mod admission;
-mod body;
 mod client;
 mod connection;
+mod date;
+mod exchange;
 mod filter;
+mod flow;
 mod headers;
+mod http1;
 mod limits;
 mod listener;
 mod rescue;
+mod scratch;
 mod service;
+mod socket;
 mod upstream;
 mod view;
 mod worker;

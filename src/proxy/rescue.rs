@@ -1,18 +1,17 @@
 //! Owns what a client is told when no backend's own answer reaches it: one closed list of errors,
 //! each with whose side it is on, its status and the label it is counted under.
 
-use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use http::{Response, StatusCode};
+use http::StatusCode;
 
-use super::body::ProxyBody;
+use super::headers::{self, Hop};
+use super::http1::HeadFault;
 use crate::metrics::RescueReason;
 
 /// The header that says why Guideway answered itself; its value is the `reason` of `guideway_rescued_total`.
-pub const REASON_HEADER: HeaderName = HeaderName::from_static("x-guideway-reason");
+pub const REASON_HEADER: &str = "x-guideway-reason";
 
 /// Methods named to a client that used CONNECT or TRACE (RFC 9110 section 15.5.6 asks for a list).
-const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +30,9 @@ pub enum ProxyError {
     /// The request breaks a rule; the text says which.
     #[error("{0}")]
     BadRequest(&'static str),
+    /// The request's head is longer or has more fields than we take.
+    #[error("the request's head has more bytes or fields than are taken here")]
+    HeadTooLarge,
     /// CONNECT or TRACE.
     #[error("this method is not allowed here")]
     MethodNotAllowed,
@@ -74,6 +76,7 @@ impl ProxyError {
     pub fn side(self) -> Side {
         match self {
             Self::BadRequest(_)
+            | Self::HeadTooLarge
             | Self::MethodNotAllowed
             | Self::NotImplemented
             | Self::ExpectationFailed
@@ -96,6 +99,7 @@ impl ProxyError {
             | Self::Timeout
             | Self::Drained => true,
             Self::BadRequest(_)
+            | Self::HeadTooLarge
             | Self::MethodNotAllowed
             | Self::NotImplemented
             | Self::ExpectationFailed
@@ -109,6 +113,7 @@ impl ProxyError {
     pub fn status(self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
@@ -123,6 +128,7 @@ impl ProxyError {
     pub fn reason(self) -> RescueReason {
         match self {
             Self::BadRequest(_) | Self::BadBody => RescueReason::BadRequest,
+            Self::HeadTooLarge => RescueReason::HeadTooLarge,
             Self::MethodNotAllowed => RescueReason::MethodNotAllowed,
             Self::NotImplemented => RescueReason::NotImplemented,
             Self::ExpectationFailed => RescueReason::ExpectationFailed,
@@ -137,20 +143,27 @@ impl ProxyError {
         }
     }
 
-    /// The answer in the place of the backend's.
-    pub(super) fn response(self) -> Response<ProxyBody> {
-        let mut response = Response::new(ProxyBody::text(Bytes::from(format!("{self}\n"))));
-        *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        headers.insert(REASON_HEADER, HeaderValue::from_static(self.reason().label()));
+    /// Writes the answer in the place of the backend's.
+    pub(super) fn answer(self, out: &mut Vec<u8>, hop: &Hop<'_>) {
+        let mut fields =
+            vec![("content-type", "text/plain; charset=utf-8"), (REASON_HEADER, self.reason().label())];
         if self == Self::MethodNotAllowed {
-            headers.insert(ALLOW, ALLOWED_METHODS);
+            fields.push(("allow", ALLOWED_METHODS));
         }
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            fields.push(("retry-after", "1"));
         }
-        response
+        headers::own_answer(out, self.status(), &fields, &format!("{self}\n"), hop);
+    }
+}
+
+impl From<HeadFault> for ProxyError {
+    fn from(fault: HeadFault) -> Self {
+        match fault {
+            HeadFault::TooLarge => Self::HeadTooLarge,
+            HeadFault::UnknownCoding => Self::NotImplemented,
+            HeadFault::Malformed(why) => Self::BadRequest(why),
+        }
     }
 }
 
@@ -160,15 +173,23 @@ mod tests {
 
     #[test]
     fn an_answer_says_why_it_is_ours_and_when_to_come_back() {
-        let response = ProxyError::NoBackend.response();
-        assert_eq!(response.status(), 503);
-        assert_eq!(response.headers()["x-guideway-reason"], "no_backend");
-        assert_eq!(response.headers()["retry-after"], "1");
+        for (to_head, text) in [(false, "no backend is ready\n"), (true, "")] {
+            let mut out = Vec::new();
+            ProxyError::NoBackend.answer(&mut out, &Hop { minor: 1, to_head, keeps: true, date: b"now" });
+            let expected = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
+                            x-guideway-reason: no_backend\r\nretry-after: 1\r\ncontent-length: 20\r\ndate: now\r\n\r\n";
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{expected}{text}"));
+        }
     }
 
     #[test]
     fn only_the_clients_faults_have_a_status_below_500() {
-        for error in [ProxyError::BadRequest("x"), ProxyError::ClientStalled, ProxyError::BadBody] {
+        for error in [
+            ProxyError::BadRequest("x"),
+            ProxyError::HeadTooLarge,
+            ProxyError::ClientStalled,
+            ProxyError::BadBody,
+        ] {
             assert_eq!((error.side(), error.status().is_client_error()), (Side::Client, true));
         }
         for error in [ProxyError::Lost, ProxyError::NoBackend, ProxyError::Timeout, ProxyError::BadResponse] {

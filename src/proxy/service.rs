@@ -1,239 +1,143 @@
-//! Owns the way of one request: find its pool, check it, hash its key, pick a backend, send it there
-//! and answer, or else rescue it.
+//! Owns the way of one request, whatever protocol it came in: find its pool, check it, hash its key,
+//! write it for a backend, and pick backends until one answers or nothing more can be tried.
 
-use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Instant;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, HeaderMap, HeaderValue};
-use http::request::Parts;
-use http::{Method, Request, Response};
-use http_body::Body as _;
-use hyper::body::Incoming;
-
-use super::body::{Exchange, ProxyBody};
 use super::client::{Client, Expiry};
-use super::filter;
+use super::filter::{self, Admitted};
 use super::headers;
+use super::http1::RequestHead;
 use super::limits::MAX_TRIES;
 use super::rescue::ProxyError;
-use super::upstream::{Fault, Framing, Shared, Slot};
+use super::upstream::{Fault, Slot, Upstream};
 use super::view::PoolView;
-use super::worker::Worker;
 use crate::balance::key::RequestParts;
 use crate::metrics::RetryReason;
 
-/// Answers one request, whatever happens.
-pub(super) async fn answer(
-    worker: Rc<Worker>,
-    client: Rc<Client>,
-    request: Request<Incoming>,
-) -> Response<ProxyBody> {
-    let begun = Instant::now();
-    let mut response = match worker.view().pool(client.port) {
-        Some(pool) => respond(pool.clone(), &client, request, begun).await,
-        None => ProxyError::NoPool.response(),
-    };
-    if worker.is_draining() || client.is_half_closed() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+/// Checks a request for `pool` and writes its head for the backend; its key.
+pub(super) fn admit(
+    pool: &PoolView,
+    client: &Client,
+    head: &RequestHead<'_>,
+    out: &mut Vec<u8>,
+) -> Result<u64, ProxyError> {
+    let admitted = filter::admit(head)?;
+    headers::to_backend(out, head, &admitted, &client.forwarded);
+    Ok(pool.snapshot.key_hash(&Keyed { head, admitted: &admitted, ip: client.ip }))
 }
 
-async fn respond(
-    pool: Rc<PoolView>,
-    client: &Rc<Client>,
-    request: Request<Incoming>,
-    begun: Instant,
-) -> Response<ProxyBody> {
-    let mut exchange = Exchange::begin(&pool.home, client, begun);
-    client.begin_request(pool.snapshot.pool.timeouts.request, begun);
-    match Delivery::prepare(&pool, client, request, begun) {
-        Ok(mut delivery) => match delivery.deliver().await {
-            Ok(answer) => {
-                exchange.answered(answer.head.status().as_u16());
-                let body = ProxyBody::streamed(answer.upstream, answer.slot, exchange);
-                answer.head.map(|()| body)
-            }
-            Err(error) => rescue(error, exchange),
-        },
-        Err(error) => rescue(error, exchange),
-    }
-}
-
-fn rescue(error: ProxyError, mut exchange: Exchange) -> Response<ProxyBody> {
-    exchange.answered(error.status().as_u16());
-    exchange.home.meters.rescue(error.reason());
-    error.response()
+/// Whether sending it twice does no more than sending it once (RFC 9110 section 9.2.2).
+pub(super) fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
 }
 
 /// A checked request on its way to a backend.
-struct Delivery<'a> {
+pub(super) struct Delivery<'a> {
     pool: &'a PoolView,
-    client: &'a Rc<Client>,
-    begun: Instant,
     key: u64,
-    head: Bytes,
-    body: Option<Incoming>,
-    framing: Framing,
-    to_head: bool,
-    /// Sending it twice does no more than sending it once (RFC 9110 section 9.2.2), and it can be
-    /// sent twice, because no body was used up.
+    begun: Instant,
+    /// It may be sent twice: it is idempotent, and has no body that would be used up.
     repeatable: bool,
-    /// The map of the request's fields, emptied, for those of the response.
-    spare: HeaderMap,
     tried: Vec<Rc<Slot>>,
+    /// To be tried again over a new connection.
+    same: Option<Rc<Slot>>,
+    tries_left: usize,
+    last_error: ProxyError,
 }
 
-struct Answer {
-    head: Response<()>,
-    upstream: Shared,
-    slot: Rc<Slot>,
+/// A connection to a backend that was picked.
+pub(super) struct Reached {
+    pub(super) slot: Rc<Slot>,
+    pub(super) upstream: Upstream,
+    /// It takes no more of the request. Its answer may still be there to read.
+    pub(super) is_deaf: bool,
 }
 
-/// What to do after a failed try.
-enum Next {
-    /// Another backend.
-    Other(RetryReason),
-    /// The same backend over a new connection.
-    Same(RetryReason),
-    GiveUp(ProxyError),
-}
-
-impl<'a> Delivery<'a> {
-    fn prepare(
-        pool: &'a PoolView,
-        client: &'a Rc<Client>,
-        request: Request<Incoming>,
-        begun: Instant,
-    ) -> Result<Self, ProxyError> {
-        let (mut parts, body) = request.into_parts();
-        let admitted = filter::admit(&parts)?;
-        let key = pool.snapshot.key_hash(&Keyed { parts: &parts, host: admitted.host, ip: client.ip });
-        let framing = body.size_hint().exact().map_or(Framing::Chunked, Framing::Length);
-        let head = headers::upstream_head(
-            &mut client.heads.borrow_mut(),
-            &parts,
-            &admitted,
-            framing,
-            client.name.as_bytes(),
-        );
-        let body = (!body.is_end_stream()).then_some(body);
-        let idempotent =
-            [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(&parts.method);
-        parts.headers.clear();
-        Ok(Self {
-            pool,
-            client,
-            begun,
-            key,
-            head,
-            framing,
-            to_head: parts.method == Method::HEAD,
-            repeatable: idempotent && body.is_none(),
-            body,
-            spare: parts.headers,
-            tried: Vec::new(),
-        })
-    }
-
-    /// Sends it to one backend after the other until one answers or nothing more can be tried.
-    async fn deliver(&mut self) -> Result<Answer, ProxyError> {
-        let mut same: Option<Rc<Slot>> = None;
-        let mut last_error = ProxyError::NoBackend;
-        for tries_left in (0..MAX_TRIES).rev() {
-            let renew = same.is_some();
-            let Some(slot) = same.take().or_else(|| self.pool.choose(self.key, &self.tried, self.begun))
-            else {
-                return Err(last_error);
-            };
-            let next = match self.reach(&slot, renew).await {
-                Ok(upstream) => match self.exchange(&slot, &upstream).await {
-                    Ok(head) => return Ok(Answer { head, upstream, slot }),
-                    Err(failure) => self.after(&failure, upstream.borrow().was_used()),
-                },
-                Err(reason) => Next::Other(reason),
-            };
-            let reason = match next {
-                Next::GiveUp(error) => return Err(error),
-                Next::Same(reason) => {
-                    same = Some(slot);
-                    reason
-                }
-                Next::Other(reason) => {
-                    self.tried.push(slot);
-                    reason
-                }
-            };
-            last_error = match reason {
-                RetryReason::Stale | RetryReason::Lost => ProxyError::Lost,
-                RetryReason::ConnectRefused | RetryReason::ConnectTimeout | RetryReason::ConnectFailed => {
-                    ProxyError::ConnectFailed
-                }
-            };
-            if tries_left > 0 {
-                self.pool.home.meters.retry(reason);
-            }
-        }
-        Err(last_error)
-    }
-
-    /// A connection to the backend: one that rested, unless a new one is asked for.
-    async fn reach(&self, slot: &Slot, renew: bool) -> Result<Shared, RetryReason> {
-        if !renew && let Some(rested) = slot.take_resting(!self.repeatable) {
-            return Ok(rested);
-        }
-        slot.connect(self.pool.snapshot.pool.timeouts.connect).await
-    }
-
-    /// Sends the request over `upstream` and waits for the head of the response.
-    async fn exchange(&mut self, slot: &Rc<Slot>, upstream: &Shared) -> Result<Response<()>, Failure> {
-        let sent = if upstream.borrow().was_used() { self.begun } else { Instant::now() };
-        upstream.borrow_mut().begin(self.head.clone(), self.body.take(), self.framing, self.to_head);
-        self.client.begin_exchange(slot, upstream);
-        let head = poll_fn(|cx| {
-            let mut upstream = upstream.borrow_mut();
-            let head = upstream.poll_head(cx, &mut self.spare);
-            if upstream.is_uploaded() {
-                self.client.end_upload();
-            }
-            match (&head, self.client.expiry()) {
-                (Poll::Pending, Some(expiry)) => match late(expiry, upstream.is_upload_blocked()) {
-                    Some(error) => Poll::Ready(Err(Failure::Late(error))),
-                    None => Poll::Pending,
-                },
-                _ => head.map_err(Failure::Fault),
-            }
-        })
-        .await?;
-        self.pool.home.meters.upstream_duration.observe(sent.elapsed());
-        Ok(head)
-    }
-
-    fn after(&self, failure: &Failure, used: bool) -> Next {
-        match failure {
-            Failure::Late(error) => Next::GiveUp(*error),
-            Failure::Fault(Fault::Client) => Next::GiveUp(ProxyError::BadBody),
-            Failure::Fault(Fault::Malformed) => Next::GiveUp(ProxyError::BadResponse),
-            Failure::Fault(Fault::Lost { unanswered }) => match (*unanswered && self.repeatable, used) {
-                (true, true) => Next::Same(RetryReason::Stale),
-                (true, false) => Next::Other(RetryReason::Lost),
-                (false, _) => Next::GiveUp(ProxyError::Lost),
-            },
-        }
+impl Reached {
+    fn new(slot: Rc<Slot>, upstream: Upstream) -> Self {
+        Self { slot, upstream, is_deaf: false }
     }
 }
 
-enum Failure {
-    Fault(Fault),
+/// Why an exchange with one backend did not lead to a response.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Failure {
+    /// The client broke off or garbled its request's body.
+    BadBody,
+    /// The backend.
+    Upstream(Fault),
+    /// The client waited or made wait for too long.
     Late(ProxyError),
 }
 
+impl<'a> Delivery<'a> {
+    pub(super) fn new(pool: &'a PoolView, key: u64, begun: Instant, repeatable: bool) -> Self {
+        Self {
+            pool,
+            key,
+            begun,
+            repeatable,
+            tried: Vec::new(),
+            same: None,
+            tries_left: MAX_TRIES,
+            last_error: ProxyError::NoBackend,
+        }
+    }
+
+    /// A connection to the best backend that was not tried: one that rested, unless a new one is needed.
+    pub(super) async fn reach(&mut self) -> Result<Reached, ProxyError> {
+        loop {
+            let renews = self.same.is_some();
+            let choose = || self.pool.choose(self.key, &self.tried, self.begun);
+            let slot = self.same.take().or_else(choose).ok_or(self.last_error)?;
+            self.tries_left -= 1;
+            if !renews && let Some(upstream) = slot.take_resting(!self.repeatable) {
+                return Ok(Reached::new(slot, upstream));
+            }
+            match slot.connect(self.pool.snapshot.pool.timeouts.connect).await {
+                Ok(upstream) => return Ok(Reached::new(slot, upstream)),
+                Err(reason) => self.retry(reason, ProxyError::ConnectFailed)?,
+            }
+            self.tried.push(slot);
+        }
+    }
+
+    /// What to tell the client after a failure, unless another try is in order.
+    pub(super) fn failed(&mut self, reached: Reached, failure: Failure) -> Result<(), ProxyError> {
+        match failure {
+            Failure::Late(error) => Err(error),
+            Failure::BadBody => Err(ProxyError::BadBody),
+            Failure::Upstream(Fault::Malformed) => Err(ProxyError::BadResponse),
+            Failure::Upstream(Fault::Lost { unanswered }) if !(unanswered && self.repeatable) => {
+                Err(ProxyError::Lost)
+            }
+            // It was closed while it rested, most likely.
+            Failure::Upstream(Fault::Lost { .. }) if reached.upstream.was_used() => {
+                self.same = Some(reached.slot);
+                self.retry(RetryReason::Stale, ProxyError::Lost)
+            }
+            Failure::Upstream(Fault::Lost { .. }) => {
+                self.tried.push(reached.slot);
+                self.retry(RetryReason::Lost, ProxyError::Lost)
+            }
+        }
+    }
+
+    /// Counts a further try, if one is left; the error of the last one otherwise.
+    fn retry(&mut self, reason: RetryReason, error: ProxyError) -> Result<(), ProxyError> {
+        if self.tries_left == 0 {
+            return Err(error);
+        }
+        self.last_error = error;
+        self.pool.home.meters.retry(reason);
+        Ok(())
+    }
+}
+
 /// What a client is told when it took too long. The ends that need no answer are not for us to give.
-fn late(expiry: Expiry, upload_blocked: bool) -> Option<ProxyError> {
+pub(super) fn late(expiry: Expiry, upload_blocked: bool) -> Option<ProxyError> {
     match expiry {
         Expiry::Stalled if upload_blocked => Some(ProxyError::Timeout),
         Expiry::Stalled => Some(ProxyError::ClientStalled),
@@ -245,26 +149,26 @@ fn late(expiry: Expiry, upload_blocked: bool) -> Option<ProxyError> {
 
 /// The parts of a request that a key can be made of.
 struct Keyed<'a> {
-    parts: &'a Parts,
-    host: Option<&'a str>,
+    head: &'a RequestHead<'a>,
+    admitted: &'a Admitted<'a>,
     ip: IpAddr,
 }
 
 impl RequestParts for Keyed<'_> {
     fn header(&self, name: &str) -> Option<&[u8]> {
-        self.parts.headers.get(name).map(HeaderValue::as_bytes)
+        self.head.fields.get(name)
     }
 
     fn path(&self) -> &str {
-        self.parts.uri.path()
+        self.admitted.path
     }
 
     fn query(&self) -> Option<&str> {
-        self.parts.uri.query()
+        self.admitted.query
     }
 
     fn host(&self) -> Option<&str> {
-        let host = self.host?;
+        let host = self.admitted.host?;
         let port = host.rfind(':').filter(|at| !host[*at..].contains(']'));
         Some(port.map_or(host, |at| &host[..at]))
     }

@@ -11,7 +11,6 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_local};
@@ -20,8 +19,10 @@ use tokio::time::{sleep, timeout};
 use super::admission::Admission;
 use super::client::Client;
 use super::connection;
+use super::date::Date;
 use super::limits::{ACCEPT_PAUSE, LISTENER_LINGER, Limits, TICK};
 use super::listener;
+use super::scratch::Scratch;
 use super::view::{Home, View};
 use crate::balance::pool::PoolId;
 use crate::handoff::Reader;
@@ -41,7 +42,8 @@ pub(super) enum Command {
 /// One worker thread's own.
 pub(super) struct Worker {
     pub(super) meters: Arc<TrafficMeters>,
-    pub(super) protocol: http1::Builder,
+    /// Borrowed for a step and never across an await.
+    pub(super) scratch: RefCell<Scratch>,
     reader: Reader,
     limits: Limits,
     admission: Arc<Admission>,
@@ -49,6 +51,8 @@ pub(super) struct Worker {
     homes: RefCell<HashMap<PoolId, Rc<Home>>>,
     clients: RefCell<Vec<Weak<Client>>>,
     clock: Rc<Cell<Instant>>,
+    /// As answers state it, and since when.
+    date: Cell<(Date, Instant)>,
     /// The generation that the backends' connections were last compared with.
     followed: Cell<Option<u64>>,
     draining: Cell<Option<Instant>>,
@@ -65,7 +69,7 @@ impl Worker {
     ) -> Self {
         Self {
             meters,
-            protocol: connection::protocol(),
+            scratch: RefCell::default(),
             reader,
             limits,
             admission,
@@ -73,6 +77,7 @@ impl Worker {
             homes: RefCell::default(),
             clients: RefCell::default(),
             clock: Rc::new(Cell::new(Instant::now())),
+            date: Cell::new((Date::now(), Instant::now())),
             followed: Cell::new(None),
             draining: Cell::new(None),
             busy: Notify::new(),
@@ -182,11 +187,7 @@ impl Worker {
             Err(limit) => return self.meters.refuse(limit),
         };
         let Some(home) = self.view().pool(port).map(|pool| pool.home.clone()) else { return };
-        if stream.set_nodelay(true).is_err() {
-            // The client is gone already.
-            return;
-        }
-        self.clock.set(Instant::now());
+        self.set_clock(Instant::now());
         let client = Rc::new(Client::new(ip, port, home, self.clock.clone()));
         self.clients.borrow_mut().push(Rc::downgrade(&client));
         self.busy.notify_one();
@@ -227,7 +228,7 @@ impl Worker {
 
     /// Whether there is anything left to look after.
     fn tick(&self, now: Instant) -> bool {
-        self.clock.set(now);
+        self.set_clock(now);
         self.clients.borrow_mut().retain(|client| {
             let client = client.upgrade();
             client.iter().for_each(|client| client.tick(now, &self.limits, self.draining.get()));
@@ -272,6 +273,24 @@ impl Worker {
         let fresh = Rc::new(View::of(&snapshot, &known, |id| self.home(id)));
         *self.view.borrow_mut() = fresh.clone();
         fresh
+    }
+
+    /// The time at the last tick, which is exact enough for most and costs nothing.
+    pub(super) fn now(&self) -> Instant {
+        self.clock.get()
+    }
+
+    /// The time as an answer states it.
+    pub(super) fn date(&self) -> Date {
+        self.date.get().0
+    }
+
+    fn set_clock(&self, now: Instant) {
+        self.clock.set(now);
+        let (_, since) = self.date.get();
+        if now.saturating_duration_since(since) >= TICK {
+            self.date.set((Date::now(), now));
+        }
     }
 
     /// Whether clients are asked to leave.

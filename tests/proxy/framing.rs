@@ -97,6 +97,63 @@ async fn requests_that_could_be_read_in_two_ways_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn bytes_that_are_not_http_1_get_an_answer_that_says_so() {
+    let stage = Stage::new(&[]).await;
+    for bytes in
+        ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\u{16}\u{3}\u{1}\0\u{5}", "GET / HTTP/1.1\r\nx\r\n\r\n"]
+    {
+        let answer = stage.exchange(bytes).await;
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{bytes:?}: {answer}");
+        assert!(answer.contains("\r\nx-guideway-reason: bad_request\r\nconnection: close\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_chunks_and_a_length_ends_its_connection() {
+    let backend = Backend::new().await;
+    let stage = Stage::new(&[backend.address]).await;
+    let mut client = stage.connect().await;
+    client
+        .write(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n\
+             GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
+        )
+        .await;
+    let mut upstream = backend.accept().await;
+    let head = upstream.read_head().await;
+    assert!(!head.contains("content-length"), "{head}");
+    assert_eq!(upstream.read(5).await, "0\r\n\r\n");
+    upstream.write(&ok("done")).await;
+    assert!(client.read_response().await.0.contains("\r\nconnection: close\r\n"));
+    assert_eq!(client.read_to_end().await, "");
+}
+
+#[tokio::test]
+async fn an_old_client_keeps_its_connection_if_it_asks_to() {
+    let backend = Backend::new().await;
+    let stage = Stage::new(&[backend.address]).await;
+    let mut client = stage.connect().await;
+    let request = "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n";
+    client.write(request).await;
+    let mut upstream = backend.accept().await;
+    for _ in 0..2 {
+        upstream.read_head().await;
+        upstream.write(&ok("ok")).await;
+        let (head, body) = client.read_response().await;
+        assert!(head.starts_with("HTTP/1.0 200 OK\r\nconnection: keep-alive\r\n") && body == "ok", "{head}");
+        client.write(request).await;
+    }
+    // It knows no chunks, so only the end of the connection can end this body.
+    upstream.read_head().await;
+    upstream.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n").await;
+    let answer = client.read_to_end().await;
+    assert!(
+        answer.starts_with("HTTP/1.0 200 OK\r\ndate: ") && answer.ends_with(" GMT\r\n\r\nok"),
+        "{answer}"
+    );
+}
+
 /// Answers a request with `response`, then closes; what the client gets until its connection ends.
 async fn seen_by_client(request: &str, response: &str) -> String {
     let backend = Backend::new().await;
@@ -145,7 +202,7 @@ async fn responses_are_framed_anew() {
         (
             HEAD,
             "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
-            "HTTP/1.1 200 OK\r\n{d}content-length: 9\r\nconnection: close\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n{d}connection: close\r\ncontent-length: 9\r\n\r\n",
         ),
         (GET, "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n{d}connection: close\r\n\r\n"),
         (

@@ -11,5 +11,6 @@ mod exchange;
 mod framing;
 mod limits;
 mod meters;
+mod pieces;
 mod ports;
 mod retries;

@@ -36,8 +36,11 @@ async fn requests_are_counted_by_what_became_of_them() {
 }
 
 #[tokio::test]
-async fn what_hyper_refuses_is_counted_too() {
+async fn what_is_not_http_is_counted_too() {
     let stage = Stage::new(&[]).await;
     stage.exchange("nonsense\r\n\r\n").await;
     stage.settles("guideway_requests_total{namespace=\"shop\",pool=\"web\",code_class=\"4xx\"}", 1.0).await;
+    stage
+        .settles("guideway_rescued_total{namespace=\"shop\",pool=\"web\",reason=\"bad_request\"}", 1.0)
+        .await;
 }

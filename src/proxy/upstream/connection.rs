@@ -1,28 +1,23 @@
-//! Owns one connection to a backend: a request out, a response in, both at once where the two sides
-//! want that. It is driven by the task of the client it serves, so no task or queue lies between.
+//! Owns one connection to a backend: what it reads, and the heads among it. It is driven by the task of
+//! the client it serves, so no task or queue lies between.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::ops::Range;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
-use http::Response;
-use http::header::HeaderMap;
-use hyper::body::Incoming;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::codec::{self, Malformed};
-use super::decoder::Decoder;
-use super::upload::{Framing, Upload, UploadFault};
-use crate::proxy::limits::{BUFFER_BYTES, FIRST_READ_BYTES};
+use crate::proxy::http1::{self, Malformed, ResponseHead};
+use crate::proxy::limits::MAX_HEAD_BYTES;
+use crate::proxy::scratch::READ;
 
-/// Why an exchange failed.
-#[derive(Debug)]
+/// Why there is no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) enum Fault {
-    /// The client broke off or garbled its request.
-    Client,
     /// The backend closed or reset the connection.
     Lost {
         /// Before any byte of a response arrived.
@@ -41,20 +36,11 @@ impl From<Malformed> for Fault {
 /// A connection to a backend.
 #[derive(Debug)]
 pub(in crate::proxy) struct Upstream {
-    stream: TcpStream,
-    buffer: BytesMut,
-    next_read: usize,
-    upload: Upload,
-    /// The backend no longer takes the request; its answer may still be there to read.
-    deaf: bool,
-    /// The client's body broke off. Its end must not be made up, so nothing more is sent.
-    garbled: bool,
-    /// Whether the request asks for a head alone.
-    to_head: bool,
+    pub(in crate::proxy) stream: TcpStream,
+    /// The start of a head whose end did not come yet.
+    kept: Vec<u8>,
     /// Nothing arrived since the request began.
     unanswered: bool,
-    download: Decoder,
-    keeps: bool,
     used: bool,
 }
 
@@ -63,33 +49,7 @@ impl Upstream {
     pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            buffer: BytesMut::new(),
-            next_read: FIRST_READ_BYTES,
-            upload: Upload::new(Bytes::new(), None, Framing::Length(0)),
-            deaf: false,
-            garbled: false,
-            to_head: false,
-            unanswered: true,
-            download: Decoder::Length(0),
-            keeps: true,
-            used: false,
-        })
-    }
-
-    /// Begins an exchange. Nothing is sent before the first poll.
-    pub(in crate::proxy) fn begin(
-        &mut self,
-        head: Bytes,
-        body: Option<Incoming>,
-        framing: Framing,
-        to_head: bool,
-    ) {
-        self.upload = Upload::new(head, body, framing);
-        self.to_head = to_head;
-        self.unanswered = true;
-        self.keeps = false;
+        Ok(Self { stream, kept: Vec::new(), unanswered: true, used: false })
     }
 
     /// Whether this connection served a request before the one under way.
@@ -97,98 +57,10 @@ impl Upstream {
         self.used
     }
 
-    /// Whether the whole request is on its way.
-    pub(in crate::proxy) fn is_uploaded(&self) -> bool {
-        self.deaf || self.upload.is_complete()
-    }
-
-    /// Whether the backend holds the upload up.
-    pub(in crate::proxy) fn is_upload_blocked(&self) -> bool {
-        !self.deaf && self.upload.is_queued()
-    }
-
-    /// Sends what can be sent. The backend's refusal to take more is no fault: it may have answered early.
-    pub(in crate::proxy) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        if self.garbled {
-            return Poll::Ready(Err(Fault::Client));
-        }
-        if self.deaf {
-            return Poll::Ready(Ok(()));
-        }
-        match ready!(self.upload.poll(&mut self.stream, cx)) {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(UploadFault::Client) => {
-                self.garbled = true;
-                Poll::Ready(Err(Fault::Client))
-            }
-            Err(UploadFault::Backend) => {
-                self.deaf = true;
-                Poll::Ready(Ok(()))
-            }
-        }
-    }
-
-    /// Drives the exchange up to the response's head, which fills `headers`.
-    pub(in crate::proxy) fn poll_head(
-        &mut self,
-        cx: &mut Context<'_>,
-        headers: &mut HeaderMap,
-    ) -> Poll<Result<Response<()>, Fault>> {
-        loop {
-            if let Poll::Ready(sent) = self.poll_upload(cx) {
-                sent?;
-            }
-            if let Some(head) = codec::take_head(&mut self.buffer, self.to_head, headers)? {
-                self.download = head.body;
-                self.keeps = head.keeps;
-                return Poll::Ready(Ok(head.response));
-            }
-            if ready!(self.poll_read(cx)).unwrap_or(0) == 0 {
-                return Poll::Ready(Err(Fault::Lost { unanswered: self.unanswered }));
-            }
-            self.unanswered = false;
-        }
-    }
-
-    /// Drives the exchange up to the next piece of the response's body; `None` at its end.
-    pub(in crate::proxy) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        loop {
-            match self.download.take(&mut self.buffer) {
-                Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
-                Ok(None) if self.download.is_done() => return Poll::Ready(None),
-                Ok(None) => {}
-                Err(malformed) => return Poll::Ready(Some(Err(malformed.into()))),
-            }
-            if let Poll::Ready(Err(fault)) = self.poll_upload(cx) {
-                return Poll::Ready(Some(Err(fault)));
-            }
-            match ready!(self.poll_read(cx)) {
-                Ok(0) if self.download.end() => return Poll::Ready(None),
-                Ok(0) | Err(_) => return Poll::Ready(Some(Err(Fault::Lost { unanswered: false }))),
-                Ok(_) => {}
-            }
-        }
-    }
-
-    /// What is left of the response's body, where that is known.
-    pub(in crate::proxy) fn remaining(&self) -> Option<u64> {
-        self.download.exact_size()
-    }
-
-    /// Whether the response is complete.
-    pub(in crate::proxy) fn is_answered(&self) -> bool {
-        self.download.is_done()
-    }
-
-    /// Whether both messages ended cleanly and the backend keeps the connection. Only then may another
-    /// request use it: whatever is left over on it would be taken for the next one's answer.
-    pub(super) fn is_reusable(&self) -> bool {
-        self.keeps && self.is_answered() && !self.deaf && self.upload.is_complete() && self.buffer.is_empty()
-    }
-
     /// Marks the end of an exchange.
     pub(super) fn rest(&mut self) {
         self.used = true;
+        self.unanswered = true;
     }
 
     /// Whether a connection that rested is still open and silent. `certain` asks the kernel even when
@@ -198,18 +70,55 @@ impl Upstream {
             |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         let reported = silent(self.stream.try_read(&mut [0]));
         reported
-            && (!certain
-                || silent(socket2::SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()])))
+            && (!certain || silent(socket2::SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()])))
     }
 
-    /// Reads more; 0 when the backend closed its side.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.buffer.reserve(self.next_read);
-        let room = self.buffer.capacity() - self.buffer.len();
-        let read = ready!(pin!(self.stream.read_buf(&mut self.buffer)).poll(cx))?;
-        if read == room {
-            self.next_read = (self.next_read * 2).min(BUFFER_BYTES);
+    /// Reads up to the end of the final response's head. What `accept` makes of the head, and where in
+    /// `area` the bytes are that came behind it. `to_head` if the request was a HEAD.
+    pub(in crate::proxy) fn poll_head<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        area: &mut [u8],
+        to_head: bool,
+        accept: impl FnOnce(&ResponseHead<'_>) -> T,
+    ) -> Poll<Result<(T, Range<usize>), Fault>> {
+        loop {
+            let before = self.kept.len();
+            let free = READ.start + before..READ.end;
+            let read = ready!(self.poll_read(cx, &mut area[free.clone()])).unwrap_or(0);
+            if read == 0 {
+                return Poll::Ready(Err(Fault::Lost { unanswered: self.unanswered }));
+            }
+            self.unanswered = false;
+            area[READ.start..free.start].copy_from_slice(&self.kept);
+            self.kept.clear();
+            let mut bytes = READ.start..free.start + read;
+            if before == 0 || http1::may_end(&area[bytes.clone()], before) {
+                while !bytes.is_empty() {
+                    let mut space = http1::space();
+                    let head = ResponseHead::parse(&area[bytes.clone()], &mut space, to_head)?;
+                    let Some((head, length)) = head else { break };
+                    bytes.start += length;
+                    if !head.is_interim() {
+                        return Poll::Ready(Ok((accept(&head), bytes)));
+                    }
+                }
+            }
+            if bytes.len() >= MAX_HEAD_BYTES {
+                return Poll::Ready(Err(Fault::Malformed));
+            }
+            self.kept.extend_from_slice(&area[bytes]);
         }
-        Poll::Ready(Ok(read))
+    }
+
+    /// Reads some bytes; 0 when the backend closed its side.
+    pub(in crate::proxy) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        space: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 }

@@ -1,10 +1,7 @@
 //! Owns the connections to the backends of one worker thread: those that rest, kept for the next
 //! request, and the memory of who just refused one. Nothing here is shared between threads.
 
-mod codec;
 mod connection;
-mod decoder;
-mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -20,10 +17,6 @@ use crate::balance::snapshot::PoolSnapshot;
 use crate::metrics::RetryReason;
 
 pub(super) use connection::{Fault, Upstream};
-pub(super) use upload::Framing;
-
-/// A connection in use: its exchange is driven from the request's future and from the response's body.
-pub(super) type Shared = Rc<RefCell<Upstream>>;
 
 /// Identity and address together: a new pod at an old address must not inherit its connections.
 type Key = (BackendId, SocketAddr);
@@ -48,7 +41,7 @@ pub(super) struct Slot {
 
 #[derive(Debug)]
 struct Resting {
-    upstream: Shared,
+    upstream: Upstream,
     since: Instant,
 }
 
@@ -94,8 +87,7 @@ impl Backends {
         for slot in self.slots.borrow().values() {
             let mut resting = slot.resting.borrow_mut();
             resting.retain(|resting| {
-                now.saturating_duration_since(resting.since) < idle
-                    && resting.upstream.borrow().is_open(false)
+                now.saturating_duration_since(resting.since) < idle && resting.upstream.is_open(false)
             });
             any |= !resting.is_empty();
         }
@@ -110,22 +102,22 @@ impl Slot {
 
     /// Takes the connection that rested last, if any is still open. `certain` for requests that cannot
     /// be repeated.
-    pub(super) fn take_resting(&self, certain: bool) -> Option<Shared> {
+    pub(super) fn take_resting(&self, certain: bool) -> Option<Upstream> {
         let mut resting = self.resting.borrow_mut();
         loop {
             let candidate = resting.pop()?.upstream;
-            if candidate.borrow().is_open(certain) {
+            if candidate.is_open(certain) {
                 return Some(candidate);
             }
         }
     }
 
     /// Opens a connection; what to count when that fails.
-    pub(super) async fn connect(&self, timeout: Duration) -> Result<Shared, RetryReason> {
+    pub(super) async fn connect(&self, timeout: Duration) -> Result<Upstream, RetryReason> {
         let reason = match tokio::time::timeout(timeout, Upstream::connect(self.backend.address)).await {
             Ok(Ok(upstream)) => {
                 self.refused_at.set(None);
-                return Ok(Rc::new(RefCell::new(upstream)));
+                return Ok(upstream);
             }
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => RetryReason::ConnectRefused,
             Ok(Err(_)) => RetryReason::ConnectFailed,
@@ -135,15 +127,11 @@ impl Slot {
         Err(reason)
     }
 
-    /// Gives a connection back. It is kept only after a clean end, and only for a backend that stays.
-    pub(super) fn give_back(&self, upstream: Shared, now: Instant) {
-        let keep = {
-            let mut upstream = upstream.borrow_mut();
-            upstream.rest();
-            upstream.is_reusable()
-        };
+    /// Gives a connection back after a clean end. It is kept only for a backend that stays.
+    pub(super) fn give_back(&self, mut upstream: Upstream, now: Instant) {
+        upstream.rest();
         let mut resting = self.resting.borrow_mut();
-        if keep && self.leaving.get().is_none() && resting.len() < MAX_IDLE_PER_BACKEND {
+        if self.leaving.get().is_none() && resting.len() < MAX_IDLE_PER_BACKEND {
             resting.push(Resting { upstream, since: now });
         }
     }

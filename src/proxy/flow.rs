@@ -1,0 +1,161 @@
+//! Owns one direction of an exchange: a body that is unframed as it comes in and framed anew as it goes
+//! out, and the bytes that the receiver has not taken yet.
+
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+use super::http1::{Decoder, Encoder, Framing, Malformed};
+
+/// One direction.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) out: Outbox,
+    decoder: Decoder,
+    encoder: Encoder,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self { out: Outbox::default(), decoder: Decoder::Length(0), encoder: Encoder::Plain }
+    }
+}
+
+impl Flow {
+    /// Begins a body that comes in with `framing`.
+    pub(super) fn begin(&mut self, framing: Framing, encoder: Encoder) {
+        (self.decoder, self.encoder) = (Decoder::new(framing), encoder);
+    }
+
+    /// Whether the whole body came in.
+    pub(super) fn is_received(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    /// Whether the whole body came in and went out.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_received() && self.out.is_empty()
+    }
+
+    /// Frames what came in at `raw` anew, where it lies: what is to go out, and how many of the bytes
+    /// that came in are not the body's.
+    pub(super) fn reframe(
+        &mut self,
+        area: &mut [u8],
+        raw: Range<usize>,
+    ) -> Result<(Range<usize>, usize), Malformed> {
+        let decoded = self.decoder.decode(&mut area[raw.clone()])?;
+        let data = raw.start + decoded.data.start..raw.start + decoded.data.end;
+        Ok((self.encoder.frame(area, data, self.is_received()), raw.len() - decoded.used))
+    }
+
+    /// The sender closed its side: what is to go out, if that ends the body.
+    pub(super) fn end(&mut self, area: &mut [u8], at: usize) -> Option<Range<usize>> {
+        self.decoder.end().then(|| self.encoder.frame(area, at..at, true))
+    }
+}
+
+/// Bytes on their way out. It holds no more than one read and a head, because nothing more is read
+/// before it is empty.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Outbox {
+    /// Whether all bytes were taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len()
+    }
+
+    /// Where to write what is to go out next.
+    pub(super) fn space(&mut self) -> &mut Vec<u8> {
+        if self.is_empty() {
+            self.bytes.clear();
+            self.sent = 0;
+        }
+        &mut self.bytes
+    }
+
+    /// Makes everything since it was last empty go out once more.
+    pub(super) fn rewind(&mut self) {
+        self.sent = 0;
+    }
+
+    /// Sends what there is.
+    pub(super) fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        receiver: &mut W,
+    ) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            self.sent += ready!(poll_some(cx, receiver, &self.bytes[self.sent..]))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends `bytes` behind what there is, and keeps what the receiver does not take at once.
+    pub(super) fn send<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        receiver: &mut W,
+        mut bytes: &[u8],
+    ) -> io::Result<()> {
+        while self.is_empty() && !bytes.is_empty() {
+            match poll_some(cx, receiver, bytes) {
+                Poll::Ready(written) => bytes = &bytes[written?..],
+                Poll::Pending => break,
+            }
+        }
+        if !bytes.is_empty() {
+            self.space().extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+}
+
+fn poll_some<W: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    receiver: &mut W,
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(receiver).poll_write(cx, bytes))? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(Ok(written)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_framed_anew_where_it_lies() {
+        let mut flow = Flow::default();
+        flow.begin(Framing::Chunked, Encoder::Chunked);
+        let wire = b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\na: b\r\n\r\nNEXT";
+        let mut area = vec![0; 32 + wire.len() + 32];
+        area[32..32 + wire.len()].copy_from_slice(wire);
+        let (framed, left) = flow.reframe(&mut area, 32..32 + wire.len()).unwrap();
+        assert_eq!(&area[framed], b"5\r\nabcde\r\n0\r\n\r\n");
+        assert_eq!((left, flow.is_received()), (4, true));
+    }
+
+    #[test]
+    fn what_a_receiver_does_not_take_is_kept_in_order() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let (mut near, far) = tokio::io::duplex(4);
+        let mut out = Outbox::default();
+        out.send(&mut cx, &mut near, b"abcdef").unwrap();
+        out.send(&mut cx, &mut near, b"gh").unwrap();
+        assert!(out.poll_flush(&mut cx, &mut near).is_pending() && !out.is_empty());
+        drop(far);
+        assert!(matches!(out.poll_flush(&mut cx, &mut near), Poll::Ready(Err(_))));
+        out.rewind();
+        assert_eq!(out.bytes, b"efgh");
+    }
+}

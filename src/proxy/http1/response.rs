@@ -1,0 +1,156 @@
+//! Owns the parsing of a response's head: strict where a mistake would let two sides disagree about
+//! where a message ends (RFC 9112 section 6.3).
+
+use super::field::{Fields, Role, tokens};
+use super::framing::{Codings, Framing, Lengths, Persistence};
+use super::{Malformed, Space};
+use crate::proxy::limits::MAX_HEAD_BYTES;
+
+/// A response's head, as slices of the bytes it arrived in.
+#[derive(Debug)]
+pub(in crate::proxy) struct ResponseHead<'a> {
+    pub(in crate::proxy) status: u16,
+    pub(in crate::proxy) fields: Fields<'a>,
+    /// How the body is framed that follows.
+    pub(in crate::proxy) framing: Framing,
+    /// The stated length, which is that of a body which does not follow if the request was a HEAD.
+    pub(in crate::proxy) stated_length: Option<u64>,
+    /// Whether a `Connection` field names further fields, which end at this hop.
+    pub(in crate::proxy) nominates: bool,
+    /// Whether the backend keeps the connection.
+    pub(in crate::proxy) keeps: bool,
+}
+
+impl<'a> ResponseHead<'a> {
+    /// The head at the start of `bytes` and its length. `None` while it is incomplete. `to_head` if it
+    /// answers a HEAD.
+    pub(in crate::proxy) fn parse(
+        bytes: &'a [u8],
+        space: &'a mut Space<'a>,
+        to_head: bool,
+    ) -> Result<Option<(Self, usize)>, Malformed> {
+        let window = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
+        let mut parsed = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        match config.parse_response_with_uninit_headers(&mut parsed, window, space) {
+            Ok(httparse::Status::Complete(length)) => {
+                let httparse::Response { version, code, headers, .. } = parsed;
+                let line = (code.unwrap_or_default(), version.unwrap_or_default());
+                Ok(Some((Self::interpret(line, Fields::new(headers), to_head)?, length)))
+            }
+            Ok(httparse::Status::Partial) if window.len() < MAX_HEAD_BYTES => Ok(None),
+            Ok(httparse::Status::Partial) | Err(_) => Err(Malformed),
+        }
+    }
+
+    /// Whether another head follows (RFC 9110 section 15.2).
+    pub(in crate::proxy) fn is_interim(&self) -> bool {
+        self.status < 200
+    }
+
+    fn interpret((status, minor): (u16, u8), fields: Fields<'a>, to_head: bool) -> Result<Self, Malformed> {
+        // We never ask to switch protocols, and below 100 there is nothing.
+        if status == 101 || status < 100 {
+            return Err(Malformed);
+        }
+        let (mut lengths, mut codings) = (Lengths::default(), Codings::default());
+        let mut persistence = Persistence::default();
+        for field in fields.iter() {
+            match field.role {
+                Role::ContentLength => tokens(field.value).try_for_each(|value| lengths.add(value))?,
+                Role::TransferEncoding => codings.add(field.value),
+                Role::Connection => persistence.add(field.value),
+                _ => {}
+            }
+        }
+        let stated_length = lengths.agreed();
+        // With another coding under `chunked` the client would get bytes it cannot read.
+        if codings.any() && (!codings.are_chunked_alone() || minor == 0 || stated_length.is_some()) {
+            return Err(Malformed);
+        }
+        let framing = match (codings.any(), stated_length) {
+            _ if to_head || status < 200 || matches!(status, 204 | 304) => Framing::Length(0),
+            (true, _) => Framing::Chunked,
+            (false, Some(length)) => Framing::Length(length),
+            (false, None) => Framing::UntilClose,
+        };
+        Ok(Self {
+            status,
+            fields,
+            framing,
+            stated_length,
+            nominates: persistence.nominates(),
+            keeps: persistence.keeps(minor) && framing != Framing::UntilClose,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::space;
+    use super::*;
+
+    fn with<T>(
+        wire: &str,
+        look: impl FnOnce(Result<Option<(ResponseHead<'_>, usize)>, Malformed>) -> T,
+    ) -> T {
+        look(ResponseHead::parse(wire.as_bytes(), &mut space(), false))
+    }
+
+    #[test]
+    fn a_head_is_parsed_as_soon_as_it_is_complete() {
+        let wire = "HTTP/1.1 404 No\r\nA: 1\r\nContent-Length: 3\r\n\r\nabc";
+        let complete = wire.len() - 3;
+        for end in 0..complete {
+            with(&wire[..end], |head| assert!(head.unwrap().is_none(), "{end}"));
+        }
+        with(wire, |head| {
+            let (head, length) = head.unwrap().unwrap();
+            assert_eq!(
+                (head.status, head.framing, head.keeps, length),
+                (404, Framing::Length(3), true, complete)
+            );
+        });
+    }
+
+    #[test]
+    fn a_body_follows_unless_status_or_request_say_otherwise() {
+        for (status, to_head, fields, framing) in [
+            (200, false, "Content-Length: 3, 3", Framing::Length(3)),
+            (200, false, "Transfer-Encoding: chunked", Framing::Chunked),
+            (200, false, "A: 1", Framing::UntilClose),
+            (200, true, "Content-Length: 3", Framing::Length(0)),
+            (204, false, "A: 1", Framing::Length(0)),
+            (304, false, "Content-Length: 3", Framing::Length(0)),
+            (103, false, "A: 1", Framing::Length(0)),
+        ] {
+            let wire = format!("HTTP/1.1 {status} x\r\n{fields}\r\n\r\n");
+            let mut space = space();
+            let (head, _) = ResponseHead::parse(wire.as_bytes(), &mut space, to_head).unwrap().unwrap();
+            assert_eq!((head.framing, head.is_interim()), (framing, status < 200), "{wire:?}");
+            assert_eq!(head.keeps, framing != Framing::UntilClose, "only its end ends the body: {wire:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_two_sides_could_read_differently_is_refused() {
+        for wire in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA : 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: 1\r\n folded\r\n\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            "HTTP/1.1 099 What\r\n\r\n",
+            "HTTP/2 200 OK\r\n\r\n",
+        ] {
+            with(wire, |head| assert_eq!(head.unwrap_err(), Malformed, "{wire:?}"));
+        }
+        with(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101)), |head| assert!(head.is_err()));
+        with(&format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(MAX_HEAD_BYTES)), |head| assert!(head.is_err()));
+    }
+}

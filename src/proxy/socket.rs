@@ -1,0 +1,127 @@
+//! Owns the socket of a client: it tells its `Client` what moves on it, and keeps what was read ahead
+//! of its time, such as the start of a head or the next request.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::client::Client;
+use super::http1;
+use super::limits::MAX_HEAD_BYTES;
+
+/// The socket of a client.
+#[derive(Debug)]
+pub(super) struct ClientSocket {
+    stream: TcpStream,
+    client: Rc<Client>,
+}
+
+impl ClientSocket {
+    pub(super) fn new(stream: TcpStream, client: Rc<Client>) -> Self {
+        Self { stream, client }
+    }
+
+    /// Reads some bytes; 0 when the client shut down its side.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        let read = buffer.filled().len();
+        self.client.received(read);
+        Poll::Ready(Ok(read))
+    }
+}
+
+impl AsyncWrite for ClientSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.client.sent(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Drop for ClientSocket {
+    fn drop(&mut self) {
+        if self.client.is_reset_on_close() {
+            // Should this fail, the socket is closed in order, which the length of the body gives away.
+            let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// Bytes of a client that were read and not used yet: one read and an incomplete head at most, because
+/// nothing more is read while there is something to use.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    kept: BytesMut,
+    /// How many of them were searched for the end of a head.
+    searched: usize,
+}
+
+impl Inbox {
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Keeps bytes behind those that are there.
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        self.kept.extend_from_slice(bytes);
+    }
+
+    /// What is there.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.kept
+    }
+
+    /// Takes the first bytes away. With the last of them, the memory is given back.
+    pub(super) fn advance(&mut self, used: usize) {
+        self.kept.advance(used);
+        self.searched = 0;
+        if self.kept.is_empty() {
+            self.kept = BytesMut::new();
+        }
+    }
+
+    /// Whether it is worth looking for a head at its start: there may be a whole one, or too much of one.
+    pub(super) fn may_hold_head(&mut self) -> bool {
+        let searched = std::mem::replace(&mut self.searched, self.kept.len());
+        http1::may_end(&self.kept, searched) || self.kept.len() >= MAX_HEAD_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_looked_for_only_when_its_end_may_have_come() {
+        let mut inbox = Inbox::default();
+        let mut looked = Vec::new();
+        for byte in b"GET / HTTP/1.1\r\na: b\r\n\r\n" {
+            inbox.keep(&[*byte]);
+            if inbox.may_hold_head() {
+                looked.push(inbox.bytes().len());
+            }
+        }
+        assert_eq!(looked, [24]);
+        inbox.keep(b"GET");
+        inbox.advance(24);
+        assert_eq!(inbox.bytes(), b"GET");
+        assert!(!inbox.may_hold_head());
+        inbox.keep(&[b'x'; MAX_HEAD_BYTES]);
+        assert!(inbox.may_hold_head());
+    }
+}
