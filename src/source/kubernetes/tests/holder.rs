@@ -46,6 +46,10 @@ async fn a_follower_of_a_silent_holder_serves_after_a_second() {
     let took = serves(&replica, &["web-1", "web-2"]).await;
     assert!(took <= SILENCE, "{took:?}");
     assert!(replica.readiness.is_ready());
+    let other = Replica::start(&server, "b");
+    serves(&other, &["web-1", "web-2"]).await;
+    assert_eq!(digest(&other), digest(&replica), "they decide by the same rule");
+    other.stop().await;
     replica.stop().await;
 }
 
