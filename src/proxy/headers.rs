@@ -160,6 +160,9 @@ fn put(out: &mut Vec<u8>, parts: &[&str]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::super::filter;
     use super::super::http1;
     use super::super::limits::{HEAD_GROWTH_BYTES, MAX_HEADER_FIELDS};
@@ -264,6 +267,59 @@ mod tests {
         ] {
             let wire = format!("HTTP/1.1 {status} x\r\nContent-Length: 9\r\n\r\n");
             assert_eq!(client_sees(&wire, Hop { to_head, ..HOP }), expected);
+        }
+    }
+
+    /// Lines of a head that may mean something to somebody, in any order.
+    const LINES: &str = "((Host|host|HOST)(: | :|:)(a|b:1|a b|)|(Content-Length|content_length): ?(0|1|1, 1|x)\
+                         |Transfer-Encoding: ?(chunked|gzip|gzip, chunked|chunked )|(TE|Trailer|Upgrade|X|x): ?[ -~\t]{0,3}\
+                         |Connection: ?(close|host|x, te|keep-alive|content-length)|X-Forwarded-(For|x): 1| x|x|X: \r|Date: x)\r?\n";
+
+    proptest! {
+        #[test]
+        fn what_a_backend_gets_is_one_request_with_one_end(
+            line in "(GET|POST|get) (/|/a[?]b=c|http://h/x|[*]|a|/ /) HTTP/1[.][01]\r?\n",
+            fields in vec(LINES, 0..6),
+        ) {
+            let wire = format!("{line}Host: a\r\n{}\r\n", fields.concat());
+            let mut space = http1::space();
+            let Ok(Some((head, _))) = RequestHead::parse(wire.as_bytes(), &mut space) else { return Ok(()) };
+            let Ok(admitted) = filter::admit(&head) else { return Ok(()) };
+            let mut out = Vec::new();
+            to_backend(&mut out, &head, &admitted, &forwarded([192, 0, 2, 7].into()));
+            let mut space = http1::space();
+            let (written, length) = RequestHead::parse(&out, &mut space).unwrap().unwrap();
+            prop_assert_eq!(length, out.len());
+            prop_assert_eq!(written.framing, head.framing);
+            let count = |role| written.fields.iter().filter(|field| field.role == role).count();
+            prop_assert_eq!(count(Role::Host), 1);
+            prop_assert_eq!((count(Role::Connection), count(Role::HopByHop)), (0, 0));
+            let said = count(Role::ContentLength) + count(Role::TransferEncoding);
+            prop_assert!(said <= 1, "{}", String::from_utf8_lossy(&out));
+            prop_assert_eq!(written.fields.get("x-forwarded-for"), Some(&b"192.0.2.7"[..]));
+        }
+
+        #[test]
+        fn what_a_client_gets_is_one_response_with_one_end(
+            line in "HTTP/1[.][01] (200|204|304|404|999)( |)\r?\n",
+            fields in vec(LINES, 0..6),
+            to_head in any::<bool>(),
+            minor in 0_u8..2,
+        ) {
+            let wire = format!("{line}{}\r\n", fields.concat());
+            let mut space = http1::space();
+            let Ok(Some((head, _))) = ResponseHead::parse(wire.as_bytes(), &mut space, to_head) else {
+                return Ok(());
+            };
+            let out = client_sees(&wire, Hop { minor, to_head, keeps: false, ..HOP });
+            let mut space = http1::space();
+            let (written, length) = ResponseHead::parse(out.as_bytes(), &mut space, to_head).unwrap().unwrap();
+            prop_assert_eq!((written.status, length), (head.status, out.len()));
+            prop_assert_eq!(encoder(written.framing, minor), encoder(head.framing, minor));
+            prop_assert!(matches!(head.framing, Framing::Length(_)) <= (written.framing == head.framing));
+            let count = |role| written.fields.iter().filter(|field| field.role == role).count();
+            prop_assert!(count(Role::ContentLength) + count(Role::TransferEncoding) <= 1, "{}", out);
+            prop_assert!(count(Role::Date) >= 1);
         }
     }
 

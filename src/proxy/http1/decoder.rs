@@ -164,6 +164,8 @@ impl Next {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Feeds `wire` in pieces of `step` bytes; the data, and how much is left over behind the body.
@@ -185,6 +187,17 @@ mod tests {
         for step in 1..=wire.len() {
             let decoded = decode(Framing::Chunked, wire, step).unwrap();
             assert_eq!(decoded, (b"hello, wide world!".to_vec(), 4, true), "step {step}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_chunks_say_does_not_depend_on_how_they_are_cut(
+            wire in "([0-3]|a|;|x|\r\n|\r|\n| |[012]\r\n|1\r\nx\r\n|2\r\n\r\n\r\n|0\r\n\r\n){0,12}",
+            step in 1_usize..8,
+        ) {
+            let whole = decode(Framing::Chunked, wire.as_bytes(), wire.len().max(1));
+            prop_assert_eq!(decode(Framing::Chunked, wire.as_bytes(), step), whole);
         }
     }
 
