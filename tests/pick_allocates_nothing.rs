@@ -90,7 +90,6 @@ fn pool(source: KeySource) -> PoolSnapshot {
     };
     PoolSnapshot {
         pool: Arc::new(pool),
-        ordinal: 0,
         table: Arc::new(assignment()),
         places: (0..10).map(backend).collect(),
         members: Box::new([]),

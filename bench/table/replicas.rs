@@ -55,7 +55,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let replica =
-            |_| Replica { assembly: Assembly::new(0), members: vec![], inbox: VecDeque::new(), digest: 0 };
+            |_| Replica { assembly: Assembly::default(), members: vec![], inbox: VecDeque::new(), digest: 0 };
         Self {
             random: 0,
             seed,

@@ -59,20 +59,14 @@ pub struct Assembled {
 }
 
 /// The lasting state of one pool.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Assembly {
-    ordinal: u32,
     book: SeatBook,
     builder: AssignmentBuilder,
     current: Option<Arc<PoolSnapshot>>,
 }
 
 impl Assembly {
-    /// A pool without seats. `ordinal` is its small number for the life of the process.
-    pub fn new(ordinal: u32) -> Self {
-        Self { ordinal, book: SeatBook::default(), builder: AssignmentBuilder::default(), current: None }
-    }
-
     /// Takes over the seats of the lease holder, or of an earlier life.
     pub fn adopt(&mut self, roster: &Roster) {
         self.book.adopt(roster);
@@ -126,7 +120,6 @@ impl Assembly {
             .collect();
         PoolSnapshot {
             pool: pool.clone(),
-            ordinal: self.ordinal,
             members: member_views(members, self.book.seats(), &table, &places),
             digest: table.digest(&occupants, SEED),
             table: Arc::new(table),

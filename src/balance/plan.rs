@@ -106,7 +106,7 @@ struct Theatre {
 impl Theatre {
     fn new(pool: Arc<Pool>, stage: &Stage, change: &Change) -> Self {
         let mut theatre = Self {
-            assembly: Assembly::new(0),
+            assembly: Assembly::default(),
             members: Vec::new(),
             now_ms: 0,
             ledger: Ledger::new(table_size(&pool, most_endpoints(stage, change))),

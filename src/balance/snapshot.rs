@@ -56,8 +56,6 @@ impl Snapshot {
 pub struct PoolSnapshot {
     /// The policy.
     pub pool: Arc<Pool>,
-    /// Small number of the pool, constant for the life of the process: index for per-thread counters.
-    pub ordinal: u32,
     /// Key to place.
     pub table: Arc<Assignment>,
     /// Place to the backend that answers for it; `None` where nobody may. The table names no such place.

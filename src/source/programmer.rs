@@ -78,7 +78,6 @@ pub struct Programmer {
     pools: BTreeMap<PoolId, Programmed>,
     /// Seats that came before their pool.
     early: HashMap<PoolId, Roster>,
-    ordinals: BTreeMap<PoolId, u32>,
     authority: Authority,
     generation: u64,
     ports: BTreeMap<u16, PoolId>,
@@ -102,7 +101,6 @@ impl Programmer {
             metrics,
             pools: BTreeMap::new(),
             early: HashMap::new(),
-            ordinals: BTreeMap::new(),
             authority: Authority::Follower,
             generation: 0,
             ports: BTreeMap::new(),
@@ -174,8 +172,7 @@ impl Programmer {
             known.facts = facts;
             return id;
         }
-        let next = self.ordinals.len() as u32;
-        let mut assembly = Assembly::new(*self.ordinals.entry(id.clone()).or_insert(next));
+        let mut assembly = Assembly::default();
         if let Some(roster) = self.early.remove(&id) {
             assembly.adopt(&roster);
         }

@@ -198,7 +198,6 @@ fn pool_snapshot(pool: &Pool, backends: &[SocketAddr], state: State) -> PoolSnap
     };
     PoolSnapshot {
         pool: Arc::new(pool.clone()),
-        ordinal: 0,
         table: Arc::new(Assignment::of_one(Arc::new(table), targets.len() as u16)),
         places: targets.iter().cloned().map(Some).collect(),
         members: (0..).zip(&targets).map(member).collect(),

@@ -1,7 +1,7 @@
 //! Owns what we keep of a `LoadBalancerPool`: the checked pool or what is wrong with it, and its status as last
 //! read. Pools are read field by field from raw objects, so one that cannot be read spoils no list.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use kube::api::DynamicObject;
 use serde_json::Value;
@@ -56,16 +56,18 @@ impl PoolResource {
 }
 
 fn read(object: &DynamicObject) -> Result<Translated, Vec<FieldError>> {
-    let spec = object.data.get("spec").cloned().unwrap_or_default();
-    let read = serde_path_to_error::deserialize(&spec);
+    let mut spec = object.data.get("spec").cloned().unwrap_or_default();
+    schema::normalize(&mut spec);
+    // A field that is not known here may be one that keeps somebody out, so leaving it aside is no choice.
+    let mistakes = unsupported(&spec);
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+    let read = serde_path_to_error::deserialize(spec);
     let spec = read.map_err(|error: serde_path_to_error::Error<serde_json::Error>| {
-        let mistakes = unsupported(&spec);
-        if mistakes.is_empty() {
-            let path = error.path().to_string();
-            let path = if path == "." { "spec".into() } else { format!("spec.{path}") };
-            return vec![FieldError::new(path, error.into_inner().to_string())];
-        }
-        mistakes
+        let path = error.path().to_string();
+        let path = if path == "." { "spec".into() } else { format!("spec.{path}") };
+        vec![FieldError::new(path, error.into_inner().to_string())]
     })?;
     translate::pool(&LoadBalancerPool { metadata: object.metadata.clone(), spec, status: None })
 }
@@ -73,8 +75,9 @@ fn read(object: &DynamicObject) -> Result<Translated, Vec<FieldError>> {
 /// What this version's own definition would refuse. The API server let it pass, so the one installed is of another
 /// version: most likely a newer one that came before the Guideway it belongs to.
 fn unsupported(spec: &Value) -> Vec<FieldError> {
+    static SCHEMA: LazyLock<Option<Value>> = LazyLock::new(|| manifest::schema().ok());
     let mut mistakes = Vec::new();
-    if let Ok(schema) = manifest::schema() {
+    if let Some(schema) = &*SCHEMA {
         schema::check(&schema["properties"]["spec"], spec, "spec", &mut mistakes);
     }
     for mistake in &mut mistakes {

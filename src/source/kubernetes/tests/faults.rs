@@ -248,6 +248,22 @@ async fn a_listed_pool_with_a_value_of_a_newer_definition_is_its_own_matter() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_field_of_a_newer_definition_is_not_left_aside_in_silence() {
+    let server = shop().await;
+    let mut newer = pool();
+    newer["spec"]["access"] = json!({ "deny": ["192.0.2.0/24"] });
+    server.put("loadbalancerpools", &newer);
+    let replica = Replica::start(&server, "a");
+    let told = |(name, status): &(String, serde_json::Value)| {
+        let message = status["conditions"][0]["message"].as_str().unwrap_or_default();
+        name == "web" && message.contains("spec.access") && message.contains("upgrade Guideway")
+    };
+    until("its status says so", || server.statuses().iter().any(told)).await;
+    assert!(replica.reader.load().route(8080).is_none());
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_value_of_a_newer_definition_leaves_the_last_good_table_and_the_watch_alone() {
     let server = shop().await;
     let mut replica = Replica::start(&server, "a");
