@@ -13,6 +13,7 @@ use super::connection::{Connection, End, Order, Request};
 use super::flow::Flow;
 use super::headers::{self, Hop};
 use super::http1::{Encoder, Framing, Malformed, ResponseHead};
+use super::limits::READS_PER_TURN;
 use super::rescue::ProxyError;
 use super::scratch::{READ, Scratch};
 use super::service::{self, Delivery, Failure, Reached};
@@ -134,7 +135,7 @@ impl Connection {
         let Self { worker, client, socket, inbox, upload, download, awaits_continue } = self;
         let area = &mut worker.scratch.borrow_mut().area;
         let backend = &mut reached.upstream.stream;
-        loop {
+        for _ in 0..READS_PER_TURN {
             if reached.is_deaf {
                 client.begin_waiting();
                 return Poll::Ready(Ok(()));
@@ -164,6 +165,7 @@ impl Connection {
             inbox.keep(&area[raw.end - left..raw.end]);
             reached.is_deaf = upload.out.send(cx, backend, &area[framed]).is_err();
         }
+        yield_turn(cx)
     }
 
     fn poll_head(
@@ -256,7 +258,7 @@ impl Connection {
         answer: &mut Answer,
         reached: &mut Option<Reached>,
     ) -> Poll<Result<(), Stop>> {
-        loop {
+        for _ in 0..READS_PER_TURN {
             if let Some(reached) = reached.take_if(|_| self.download.is_received()) {
                 self.release(answer, reached);
             }
@@ -276,6 +278,7 @@ impl Connection {
             };
             download.out.send(cx, socket, &area[framed]).map_err(|_| Stop::Gone)?;
         }
+        yield_turn(cx)
     }
 
     /// Gives a backend's connection back if both messages ended cleanly. Whatever else were left over on
@@ -354,6 +357,12 @@ impl Connection {
 
 /// Answers an expectation as the body is first wanted (RFC 9110 section 10.1.1).
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Lets others go first, and comes back.
+fn yield_turn<T>(cx: &Context<'_>) -> Poll<T> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
 
 fn encoder_to_backend(framing: Framing) -> Encoder {
     if framing == Framing::Chunked { Encoder::Chunked } else { Encoder::Plain }

@@ -13,6 +13,10 @@ pub(super) const MAX_HEADER_FIELDS: usize = 100;
 /// direction, besides a head; a slow reader costs no more.
 pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 
+/// Reads for one direction of an exchange before the other direction has its turn, and other connections.
+/// It is 1 MiB at best, which is enough to make the turn itself cheap.
+pub(super) const READS_PER_TURN: usize = 16;
+
 /// Bytes that the head of an answer, written anew, may be longer than it came: two for each field at worst,
 /// and less than 400 for the lines of this hop. The head of a request rarely grows by more.
 pub(super) const HEAD_GROWTH_BYTES: usize = 1024;

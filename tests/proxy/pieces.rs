@@ -192,6 +192,35 @@ async fn an_answer_that_begins_before_its_request_ended_is_the_last_one() {
 }
 
 #[tokio::test]
+async fn an_early_answer_overtakes_a_request_that_never_pauses() {
+    let backend = Backend::new().await;
+    let stage = Stage::new(&[backend.address]).await;
+    let mut client = stage.connect().await;
+    client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000000\r\n\r\n").await;
+    let mut upstream = backend.accept().await;
+    upstream.read_head().await;
+    let (mut requests, mut responses) = upstream.stream.into_split();
+    let (answers, mut sending) = client.stream.into_split();
+    let taking = tokio::spawn(async move {
+        let mut space = vec![0; 1 << 20];
+        while requests.read(&mut space).await.is_ok_and(|read| read > 0) {}
+    });
+    let flooding = tokio::spawn(async move { while sending.write_all(&[b'x'; 1 << 16]).await.is_ok() {} });
+    responses.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await.unwrap();
+    let mut answer = [0; 15];
+    let reading = async {
+        let mut answers = answers;
+        answers.read_exact(&mut answer).await.unwrap();
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), reading)
+        .await
+        .expect("the answer does not come");
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    flooding.abort();
+    taking.abort();
+}
+
+#[tokio::test]
 async fn both_bodies_stream_at_once_and_arrive_as_they_were_sent() {
     const SIZE: usize = 8 << 20;
     let pattern =
