@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The proxy's port, the ten ports of the backends and that of the metrics.
 const PORTS: u16 = 12;
@@ -38,13 +39,20 @@ impl Drop for Demo {
     }
 }
 
-/// A row of ports that nobody uses at the moment, and the sockets that showed it. Tests of one process
-/// look in different places.
-fn free_ports(place: u16) -> (u16, Vec<TcpListener>) {
-    let bound = |first: u16| (first..first + PORTS).map(|port| TcpListener::bind(("127.0.0.1", port)));
-    let start = 20_000 + 2_000 * place + (std::process::id() % 100) as u16 * 20;
-    let first = (start..30_000).step_by(20).find(|first| bound(*first).all(|it| it.is_ok())).unwrap();
-    (first, bound(first).map(Result::unwrap).collect())
+/// One test at a time: a process that another test starts holds the sockets of this one from its fork to
+/// its exec, so that a port let go is not free at once.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A row of ports that nobody uses at the moment, and the sockets that show it.
+fn free_ports() -> (u16, Vec<TcpListener>) {
+    let row = |first: u16| -> std::io::Result<Vec<_>> {
+        (first..first + PORTS).map(|port| TcpListener::bind(("127.0.0.1", port))).collect()
+    };
+    let start = 20_000 + (std::process::id() % 100) as u16 * 20;
+    (start..30_000).step_by(20).find_map(|first| Some((first, row(first).ok()?))).unwrap()
 }
 
 /// The numbers in a text, in order.
@@ -54,7 +62,8 @@ fn numbers(text: &str) -> Vec<u64> {
 
 #[test]
 fn few_keys_move_when_a_backend_goes_and_all_come_back_with_it() {
-    let (first_port, sockets) = free_ports(0);
+    let _turn = alone();
+    let (first_port, sockets) = free_ports();
     drop(sockets);
     let mut demo = Demo::start(first_port, &["--load", "--rate=200", "--keys=100", "--switch=1s"]);
     let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -77,9 +86,10 @@ fn few_keys_move_when_a_backend_goes_and_all_come_back_with_it() {
 
 #[test]
 fn a_port_that_is_taken_is_named_with_the_flag_that_helps() {
+    let _turn = alone();
     for (taken, flag) in [(0, "--port"), (1, "--backend-port"), (usize::from(PORTS) - 1, "--metrics-address")]
     {
-        let (first_port, mut sockets) = free_ports(1);
+        let (first_port, mut sockets) = free_ports();
         let kept = sockets.swap_remove(taken);
         drop(sockets);
         let mut demo = Demo::start(first_port, &["--for=1s"]);
