@@ -161,8 +161,7 @@ impl Connection {
                 return Poll::Ready(Err(Malformed));
             }
             let raw = READ.start..READ.start + read;
-            let (framed, left) = upload.reframe(area, raw.clone())?;
-            inbox.keep(&area[raw.end - left..raw.end]);
+            let framed = upload.reframe(area, raw, |rest| inbox.keep(rest))?;
             reached.is_deaf = upload.out.send(cx, backend, &area[framed]).is_err();
         }
         yield_turn(cx)
@@ -198,8 +197,8 @@ impl Connection {
         client.enter(Phase::Download);
         self.awaits_continue = false;
         download.begin(answer.framing, answer.encoder);
-        let (framed, left) = download.reframe(area, body).map_err(|Malformed| Stop::Truncated)?;
-        answer.reusable &= left == 0;
+        let surplus = |rest: &[u8]| answer.reusable &= rest.is_empty();
+        let framed = download.reframe(area, body, surplus).map_err(|Malformed| Stop::Truncated)?;
         let framed = scratch.put_head(framed);
         download.out.send(cx, socket, &scratch.area[framed]).map_err(|_| Stop::Gone)?;
         if download.is_complete() {
@@ -272,9 +271,8 @@ impl Connection {
                 download.end(area, READ.start).ok_or(Stop::Truncated)?
             } else {
                 let raw = READ.start..READ.start + read;
-                let (framed, left) = download.reframe(area, raw).map_err(|Malformed| Stop::Truncated)?;
-                answer.reusable &= left == 0;
-                framed
+                let surplus = |rest: &[u8]| answer.reusable &= rest.is_empty();
+                download.reframe(area, raw, surplus).map_err(|Malformed| Stop::Truncated)?
             };
             download.out.send(cx, socket, &area[framed]).map_err(|_| Stop::Gone)?;
         }
@@ -372,7 +370,8 @@ fn encoder_to_backend(framing: Framing) -> Encoder {
 fn reframe_kept(upload: &mut Flow, inbox: &mut Inbox, area: &mut [u8]) -> Result<Range<usize>, Malformed> {
     let raw = READ.start..READ.start + inbox.bytes().len().min(READ.len());
     area[raw.clone()].copy_from_slice(&inbox.bytes()[..raw.len()]);
-    let (framed, left) = upload.reframe(area, raw.clone())?;
-    inbox.advance(raw.len() - left);
+    let mut used = raw.len();
+    let framed = upload.reframe(area, raw, |rest| used -= rest.len())?;
+    inbox.advance(used);
     Ok(framed)
 }

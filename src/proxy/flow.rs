@@ -40,16 +40,18 @@ impl Flow {
         self.is_received() && self.out.is_empty()
     }
 
-    /// Frames what came in at `raw` anew, where it lies: what is to go out, and how many of the bytes
-    /// that came in are not the body's.
+    /// Frames what came in at `raw` anew, where it lies; where that is. `rest` sees the bytes behind the
+    /// body, which are gone afterwards: its new end may take their place.
     pub(super) fn reframe(
         &mut self,
         area: &mut [u8],
         raw: Range<usize>,
-    ) -> Result<(Range<usize>, usize), Malformed> {
+        rest: impl FnOnce(&[u8]),
+    ) -> Result<Range<usize>, Malformed> {
         let decoded = self.decoder.decode(&mut area[raw.clone()])?;
+        rest(&area[raw.start + decoded.used..raw.end]);
         let data = raw.start + decoded.data.start..raw.start + decoded.data.end;
-        Ok((self.encoder.frame(area, data, self.is_received()), raw.len() - decoded.used))
+        Ok(self.encoder.frame(area, data, self.is_received()))
     }
 
     /// The sender closed its side: what is to go out, if that ends the body.
@@ -140,9 +142,25 @@ mod tests {
         let wire = b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\na: b\r\n\r\nNEXT";
         let mut area = vec![0; 32 + wire.len() + 32];
         area[32..32 + wire.len()].copy_from_slice(wire);
-        let (framed, left) = flow.reframe(&mut area, 32..32 + wire.len()).unwrap();
+        let framed = flow.reframe(&mut area, 32..32 + wire.len(), |rest| assert_eq!(rest, b"NEXT")).unwrap();
         assert_eq!(&area[framed], b"5\r\nabcde\r\n0\r\n\r\n");
-        assert_eq!((left, flow.is_received()), (4, true));
+        assert!(flow.is_received());
+    }
+
+    #[test]
+    fn what_follows_a_body_is_not_lost_to_its_new_end() {
+        let wire = b"3\r\nabc\r\n0\r\n\r\nNEXT";
+        for cut in 1..wire.len() {
+            let mut flow = Flow::default();
+            flow.begin(Framing::Chunked, Encoder::Chunked);
+            let mut after = Vec::new();
+            for piece in [&wire[..cut], &wire[cut..]] {
+                let mut area = vec![0; 32 + wire.len() + 32];
+                area[32..32 + piece.len()].copy_from_slice(piece);
+                flow.reframe(&mut area, 32..32 + piece.len(), |rest| after.extend_from_slice(rest)).unwrap();
+            }
+            assert_eq!(after, b"NEXT", "cut at {cut}");
+        }
     }
 
     #[test]
