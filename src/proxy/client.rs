@@ -95,10 +95,14 @@ impl Client {
         }
     }
 
-    /// Begins a phase; whatever took too long before no longer matters.
+    /// Begins a phase, as of the last tick; whatever took too long before no longer matters.
     pub(super) fn enter(&self, phase: Phase) {
+        self.enter_at(phase, self.clock.get());
+    }
+
+    fn enter_at(&self, phase: Phase, now: Instant) {
         self.phase.set(phase);
-        self.since.set(self.clock.get());
+        self.since.set(now);
         self.expiry.set(None);
     }
 
@@ -120,7 +124,7 @@ impl Client {
         self.request_timeout.set(None);
         self.request_begun.set(now);
         self.unread.set(has_body);
-        self.enter(if has_body { Phase::Upload } else { Phase::Waiting });
+        self.enter_at(if has_body { Phase::Upload } else { Phase::Waiting }, now);
     }
 
     /// The request goes to `slot`; `timeout` is the time for the head of its response.
@@ -139,7 +143,8 @@ impl Client {
     /// Nothing more of the request is sent on, so it is the response that is waited for.
     pub(super) fn begin_waiting(&self) {
         if self.phase.get() == Phase::Upload {
-            self.enter(Phase::Waiting);
+            // A timeout may be as short as a tick.
+            self.enter_at(Phase::Waiting, Instant::now());
         }
     }
 
