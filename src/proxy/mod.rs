@@ -87,8 +87,10 @@ impl Proxy {
         let admission = Admission::new(&options.limits);
         let (mut workers, mut ends) = (Vec::new(), JoinSet::new());
         for number in 0..options.workers.get() {
-            let worker = (reader.clone(), options.limits.clone(), admission.clone(), meters.clone());
-            let (commands, ended) = spawn_worker(number, worker)?;
+            let (reader, limits) = (reader.clone(), options.limits.clone());
+            let (admission, meters) = (admission.clone(), meters.clone());
+            let (commands, ended) =
+                spawn_worker(number, move || Worker::new(reader, limits, admission, meters))?;
             workers.push(commands);
             ends.spawn(ended);
         }
@@ -150,7 +152,7 @@ type Ended = oneshot::Receiver<()>;
 /// A thread with a runtime of its own. The receiver resolves when the thread has ended, however it did.
 fn spawn_worker(
     number: usize,
-    (reader, limits, admission, meters): (Reader, Limits, Arc<Admission>, Arc<TrafficMeters>),
+    worker: impl FnOnce() -> Worker + Send + 'static,
 ) -> io::Result<(mpsc::UnboundedSender<Command>, Ended)> {
     let runtime = Builder::new_current_thread();
     let (commands, received) = mpsc::unbounded_channel();
@@ -158,7 +160,7 @@ fn spawn_worker(
     thread::Builder::new().name(format!("guideway-worker-{number}")).spawn(move || {
         // Dropped last, also when the thread unwinds.
         let _ending = ending;
-        run_worker(runtime, received, || Worker::new(reader, limits, admission, meters));
+        run_worker(runtime, received, worker);
     })?;
     Ok((commands, ended))
 }
@@ -171,5 +173,25 @@ fn run_worker(
     match runtime.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime.block_on(Rc::new(worker()).run(commands)),
         Err(error) => tracing::error!(%error, "a worker thread cannot start; raise the limit of open files"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_dies_is_a_failure() {
+        let (commands, ended) = spawn_worker(0, || unreachable!("it dies as it starts")).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let binder = tokio::spawn(async move {
+            // Runs until it is stopped, as the real one does.
+            let _ = stopped.await;
+        });
+        let mut ends = JoinSet::new();
+        ends.spawn(ended);
+        let mut handle = ProxyHandle { workers: vec![commands], ends, binder, stop };
+        assert_eq!(handle.failed().await, WorkerLost);
+        assert_eq!(handle.drain(Duration::ZERO).await, 0);
     }
 }

@@ -86,7 +86,7 @@ pub(super) struct Pace {
     pub(super) answer: Duration,
     /// A watch that says nothing for this long is taken for dead and begun again.
     pub(super) silence: Duration,
-    /// Seconds after which the server ends a watch by itself.
+    /// Seconds after which the server ends a watch by itself, at most; a quarter less at least.
     pub(super) server_timeout: u32,
 }
 
@@ -219,7 +219,7 @@ where
 
     /// Watches from `version` on and keeps it up to date.
     async fn follow(&self, version: &mut String, patience: &mut Patience) -> End {
-        let params = WatchParams::default().timeout(self.pace.server_timeout);
+        let params = WatchParams::default().timeout(patience.lifetime());
         let answer = timeout(self.pace.answer, self.api.watch(&params, version)).await;
         let stream = match answer {
             Err(_) => return End::Resume(Why::Unanswered(self.pace.answer)),
@@ -324,6 +324,12 @@ impl Patience {
         }
     }
 
+    /// Seconds for the next watch. Watches that began together do not end together.
+    fn lifetime(&self) -> u32 {
+        let most = self.pace.server_timeout;
+        most - self.jitter.hash_one(most) as u32 % (most / 4 + 1)
+    }
+
     async fn wait(&mut self, why: &Why) {
         let delay = self.delay().max(asked_by_server(why).min(self.pace.longest_retry));
         self.failures = self.failures.saturating_add(1);
@@ -347,5 +353,18 @@ fn asked_by_server(why: &Why) -> Duration {
             Duration::from_secs(seconds.into())
         }
         _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watches_that_begin_together_end_apart() {
+        let lifetimes: Vec<u32> = (0..100).map(|_| Patience::new(Pace::default()).lifetime()).collect();
+        assert!(lifetimes.iter().all(|seconds| (210..=280).contains(seconds)), "{lifetimes:?}");
+        let distinct: std::collections::BTreeSet<_> = lifetimes.iter().collect();
+        assert!(distinct.len() > 20, "{lifetimes:?}");
     }
 }
