@@ -1,5 +1,5 @@
 # Each target is one command; what it does lives where it names.
-.PHONY: help prepare demo test unit lint e2e cluster-up cluster-down bench-table bench-proxy bench-kill crds
+.PHONY: help prepare demo test unit lint deny e2e cluster-up cluster-down bench-table bench-proxy bench-kill crds
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -14,6 +14,12 @@ test: lint unit e2e ## every test: lints, unit and property tests, the scenarios
 
 lint: prepare ## formatting and lints
 	cargo fmt --check && cargo clippy --quiet --all-targets --features e2e -- -D warnings
+
+DENY := $(or $(GUIDEWAY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/guideway)/tools/cargo-deny-0.20.2
+
+deny: prepare ## licences, bans and sources of every dependency, as deny.toml says
+	@[ -x $(DENY)/bin/cargo-deny ] || env -u CARGO_TARGET_DIR cargo install --quiet --locked --root $(DENY) cargo-deny@0.20.2
+	$(DENY)/bin/cargo-deny --log-level error check bans licenses sources
 
 unit: prepare ## unit, property and integration tests, no cluster
 	cargo test --quiet
