@@ -71,7 +71,7 @@ pub mod family {
         RETRIES = Counter "retries_total" "Further tries at a backend, by what went wrong with the one before";
         RESCUED = Counter "rescued_total" "Requests that Guideway answered or aborted in the place of a backend, by reason";
         BACKEND_READY = Gauge "backend_ready" "1 for a backend that takes new requests, else 0";
-        BACKEND_WEIGHT = Gauge "backend_weight" "A backend's weight within its group";
+        BACKEND_WEIGHT = Gauge "backend_weight" "A backend's weight within its group; 0 where the group takes no traffic";
         TABLE_DIGEST = Info "table_digest_info" "The digest and size of the table in use; equal on replicas that route alike";
         TABLE_SLOTS = Gauge "table_slots" "Slots of the table that a backend answers for";
         TABLE_MOVED_SLOTS = Counter "table_moved_slots_total" "Slots that changed their backend, by cause";

@@ -1,6 +1,7 @@
 //! Owns the families that are read off the snapshot when somebody scrapes: what the proxy routes by
 //! is what they show, so they cannot disagree.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector as Collects;
@@ -8,8 +9,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::{Family, family};
-use crate::balance::backend::State;
-use crate::balance::snapshot::{MemberView, Snapshot};
+use crate::balance::pool::{Pool, PoolId};
+use crate::balance::snapshot::{PoolSnapshot, Snapshot};
 use crate::handoff::Reader;
 
 /// Shows the snapshot behind `reader`.
@@ -27,32 +28,55 @@ impl Collector {
 impl Collects for Collector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = self.reader.load();
-        each_member(&mut encoder, &snapshot, family::BACKEND_READY, |member| {
-            u64::from(member.state == State::Ready)
-        })?;
-        each_member(&mut encoder, &snapshot, family::BACKEND_WEIGHT, |member| member.weight.into())?;
-        each_member(&mut encoder, &snapshot, family::TABLE_SLOTS, |member| member.slots.into())?;
+        let rows: Vec<Row<'_>> = snapshot.pools().flat_map(|pool| rows(pool)).collect();
+        each(&mut encoder, &rows, family::BACKEND_READY, |row| u64::from(row.slots > 0))?;
+        each(&mut encoder, &rows, family::BACKEND_WEIGHT, |row| row.weight)?;
+        each(&mut encoder, &rows, family::TABLE_SLOTS, |row| row.slots)?;
         digests(&mut encoder, &snapshot)
     }
 }
 
-fn each_member(
+/// One backend of a pool by the name that people know it by.
+struct Row<'a> {
+    pool: &'a PoolId,
+    backend: &'a str,
+    weight: u64,
+    /// New requests go to whoever has slots and to nobody else, so they say who is ready too.
+    slots: u64,
+}
+
+/// The backends of a pool. A pod in several groups is several members of one name, and one row: the same
+/// labels twice would be no valid exposition.
+fn rows(pool: &PoolSnapshot) -> impl Iterator<Item = Row<'_>> {
+    let mut rows: BTreeMap<&str, Row<'_>> = BTreeMap::new();
+    for member in &pool.members {
+        let backend = &*member.backend.name;
+        let empty = Row { pool: &pool.pool.id, backend, weight: 0, slots: 0 };
+        let row = rows.entry(backend).or_insert(empty);
+        if takes_traffic(&pool.pool, &member.backend.group) {
+            row.weight += u64::from(member.weight);
+        }
+        row.slots += u64::from(member.slots);
+    }
+    rows.into_values()
+}
+
+fn takes_traffic(pool: &Pool, group: &str) -> bool {
+    pool.groups.iter().any(|it| *it.name == *group && it.weight > 0)
+}
+
+fn each(
     encoder: &mut DescriptorEncoder<'_>,
-    snapshot: &Snapshot,
+    rows: &[Row<'_>],
     family: Family,
-    value: impl Fn(&MemberView) -> u64,
+    value: impl Fn(&Row<'_>) -> u64,
 ) -> fmt::Result {
     let mut series = family.start(encoder)?;
-    for pool in snapshot.pools() {
-        for member in &pool.members {
-            let labels = [
-                ("namespace", &*pool.pool.id.namespace),
-                ("pool", &*pool.pool.id.name),
-                ("backend", &*member.backend.name),
-            ];
-            let gauge = ConstGauge::<u64>::new(value(member));
-            gauge.encode(series.encode_family(&labels)?)?;
-        }
+    for row in rows {
+        let labels =
+            [("namespace", &*row.pool.namespace), ("pool", &*row.pool.name), ("backend", row.backend)];
+        let gauge = ConstGauge::<u64>::new(value(row));
+        gauge.encode(series.encode_family(&labels)?)?;
     }
     Ok(())
 }
@@ -70,4 +94,95 @@ fn digests(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Res
         series.encode_info(&labels)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::balance::assembly::Assembly;
+    use crate::balance::backend::{Backend, Lineage, Member, State, Weight};
+    use crate::balance::key::KeySource;
+    use crate::balance::pool::{Fill, Group, Readiness, Timeouts};
+    use crate::balance::seats::Authority;
+    use crate::handoff::handoff;
+    use crate::metrics::Metrics;
+
+    fn pool(groups: &[(&str, u16)], readiness: Readiness) -> Arc<Pool> {
+        Arc::new(Pool {
+            id: PoolId::new("shop", "web"),
+            created_ms: 0,
+            listeners: Vec::new(),
+            groups: groups
+                .iter()
+                .map(|(name, weight)| Group { name: (*name).into(), weight: *weight })
+                .collect(),
+            table_size: Some(251),
+            fill: Fill::Seats,
+            hash_on: vec![KeySource::ClientIp],
+            readiness,
+            drain_timeout: Duration::ZERO,
+            timeouts: Timeouts::default(),
+        })
+    }
+
+    fn member(name: &str, group: &str, weight: u16, state: State) -> Member {
+        let backend = Backend {
+            id: format!("{name}~{group}").as_str().into(),
+            group: group.into(),
+            name: name.into(),
+            address: "192.0.2.1:80".parse().unwrap(),
+        };
+        let weight = Weight::new(weight).unwrap();
+        Member { backend: Arc::new(backend), weight, state, lineage: Lineage::default() }
+    }
+
+    /// What is scraped of a backend: name, ready, weight and slots.
+    type Seen = (&'static str, u64, u64, u64);
+
+    fn check(pool: &Arc<Pool>, members: &[Member], expected: &[Seen]) {
+        let (publisher, reader) = handoff();
+        let built = Assembly::default().assemble(pool, members, Authority::Holder, 0);
+        let pools = BTreeMap::from([(pool.id.clone(), built.snapshot)]);
+        publisher.publish(Snapshot::new(1, pools, &BTreeMap::new()));
+        let text = Metrics::new(reader).scrape().unwrap();
+        let series = |family: Family, value: fn(&Seen) -> u64| {
+            let start = format!("{}{{", family.name);
+            let found: Vec<&str> = text.lines().filter(|line| line.starts_with(&start)).collect();
+            let line = |seen: &Seen| {
+                let name = seen.0;
+                format!("{start}namespace=\"shop\",pool=\"web\",backend=\"{name}\"}} {}", value(seen))
+            };
+            assert_eq!(found, expected.iter().map(line).collect::<Vec<_>>());
+        };
+        series(family::BACKEND_READY, |seen| seen.1);
+        series(family::BACKEND_WEIGHT, |seen| seen.2);
+        series(family::TABLE_SLOTS, |seen| seen.3);
+    }
+
+    #[test]
+    fn a_pod_in_two_groups_is_one_series() {
+        let pool = pool(&[("stable", 1), ("canary", 1)], Readiness::Require);
+        let members = [member("a", "stable", 2, State::Ready), member("a", "canary", 3, State::Ready)];
+        check(&pool, &members, &[("a", 1, 5, 251)]);
+    }
+
+    #[test]
+    fn who_takes_no_new_requests_is_not_ready() {
+        let pool = pool(&[("stable", 1), ("canary", 0)], Readiness::Require);
+        let members = [
+            member("a", "stable", 2, State::Ready),
+            member("b", "stable", 2, State::NotReady),
+            member("c", "canary", 2, State::Ready),
+        ];
+        check(&pool, &members, &[("a", 1, 2, 251), ("b", 0, 2, 0), ("c", 0, 0, 0)]);
+    }
+
+    #[test]
+    fn where_readiness_is_ignored_the_unready_take_requests_too() {
+        let pool = pool(&[("stable", 1)], Readiness::Ignore);
+        check(&pool, &[member("a", "stable", 1, State::NotReady)], &[("a", 1, 1, 251)]);
+    }
 }
