@@ -283,7 +283,7 @@ impl Ledger {
         };
         Outcome {
             groups: pool.groups.iter().map(|group| (group.name.clone(), of(&group.name))).collect(),
-            total: self.movement(|_| true),
+            total: self.movement(|owner| owner != NOBODY),
         }
     }
 
@@ -396,6 +396,19 @@ mod tests {
         let total = play(&stage(&[("stable", 1, 10)]), &change, Fill::Seats).total;
         assert!(total.moved >= total.unavoidable && near(total.unavoidable, 0.7), "{total:?}");
         assert!(total.moves > total.moved, "keys move again when seats are given up: {total:?}");
+    }
+
+    #[test]
+    fn keys_that_nobody_serves_count_for_nobody() {
+        let ends = |from, to| {
+            let change = Change::Scale { group: "stable".into(), to };
+            let outcome = play(&stage(&[("stable", 1, from)]), &change, Fill::Seats);
+            assert_eq!(outcome.total, outcome.groups[0].1);
+            (outcome.total.before, outcome.total.after, outcome.total.moved)
+        };
+        assert_eq!(ends(2, 0), (1.0, 0.0, 1.0));
+        assert_eq!(ends(0, 2), (0.0, 1.0, 0.0));
+        assert_eq!(ends(0, 0), (0.0, 0.0, 0.0));
     }
 
     #[test]
