@@ -108,7 +108,7 @@ impl Connection {
         }
         loop {
             if inbox.may_hold_head()
-                && let Some((request, used)) = Request::parse(worker, client, inbox.bytes(), out)
+                && let Some((request, used)) = Request::parse(worker, client, socket, inbox.bytes(), out)
             {
                 inbox.advance(used);
                 return Poll::Ready(Ok(request));
@@ -121,7 +121,7 @@ impl Connection {
             };
             client.begin_head();
             if inbox.is_empty()
-                && let Some((request, used)) = Request::parse(worker, client, bytes, out)
+                && let Some((request, used)) = Request::parse(worker, client, socket, bytes, out)
             {
                 inbox.keep(&bytes[used..]);
                 return Poll::Ready(Ok(request));
@@ -167,19 +167,31 @@ fn expired<T>(client: &Client) -> Poll<Result<T, End>> {
 impl Request {
     /// The request at the start of `bytes` and how many of them are its head; `None` while that is
     /// incomplete. What is to go to a backend is written to `out`.
-    fn parse(worker: &Worker, client: &Client, bytes: &[u8], out: &mut Vec<u8>) -> Option<(Self, usize)> {
+    fn parse(
+        worker: &Worker,
+        client: &Client,
+        socket: &ClientSocket,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Option<(Self, usize)> {
         let mut space = http1::space();
         match RequestHead::parse(bytes, &mut space) {
             Ok(None) => None,
             Ok(Some((head, length))) => {
                 out.reserve(length + HEAD_GROWTH_BYTES);
-                Some((Self::new(worker, client, &head, out), length))
+                Some((Self::new(worker, client, socket, &head, out), length))
             }
             Err(fault) => Some((Self::refused(client, fault), bytes.len())),
         }
     }
 
-    fn new(worker: &Worker, client: &Client, head: &RequestHead<'_>, out: &mut Vec<u8>) -> Self {
+    fn new(
+        worker: &Worker,
+        client: &Client,
+        socket: &ClientSocket,
+        head: &RequestHead<'_>,
+        out: &mut Vec<u8>,
+    ) -> Self {
         let begun = Instant::now();
         let has_body = head.framing != Framing::Length(0);
         client.end_head(has_body, begun);
@@ -187,7 +199,7 @@ impl Request {
         let pool = view.pool(client.port).ok_or(ProxyError::NoPool);
         let repeatable = !has_body && service::is_idempotent(head.method);
         let order = pool.and_then(|pool| {
-            let key = service::admit(pool, client, head, out)?;
+            let key = service::admit(pool, client, head, || socket.authority(), out)?;
             Ok(Order { pool: pool.clone(), key, repeatable })
         });
         Self {

@@ -11,21 +11,26 @@ pub(super) fn forwarded(address: std::net::IpAddr) -> Box<[u8]> {
     format!("\r\nx-forwarded-for: {address}\r\nx-forwarded-proto: http").into_bytes().into()
 }
 
-/// Writes the head to send to a backend, with the lines `forwarded`.
+/// Writes the head to send to a backend, with the lines `forwarded`. `authority` is that of the connection the
+/// request came in on.
 pub(super) fn to_backend(
     out: &mut Vec<u8>,
     head: &RequestHead<'_>,
     admitted: &Admitted<'_>,
     forwarded: &[u8],
+    authority: impl FnOnce() -> String,
 ) {
-    // HTTP/1.0 knows no Host. The backend is asked in HTTP/1.1, which wants an empty one then
-    // (RFC 9110 section 7.2).
-    let host = admitted.host.unwrap_or_default();
     put(out, &[head.method, " ", admitted.path]);
     if let Some(query) = admitted.query {
         put(out, &["?", query]);
     }
-    put(out, &[" HTTP/1.1\r\nhost: ", host]);
+    out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+    match admitted.host {
+        Some(host) => put(out, &[host]),
+        // HTTP/1.0 knows no Host. The backend is asked in HTTP/1.1, which wants one, and an empty one is
+        // refused by servers in the field; where the request came in stands in (RFC 9112 section 3.3).
+        None => put(out, &[&authority()]),
+    }
     for field in head.fields.iter().filter(|field| matches!(field.role, Role::Pass | Role::Date)) {
         if !(head.nominates && head.fields.nominate(field.name)) {
             put_field(out, &field);
@@ -37,7 +42,7 @@ pub(super) fn to_backend(
         Framing::Length(_) | Framing::UntilClose => {}
     }
     out.extend_from_slice(forwarded);
-    if !host.is_empty() {
+    if let Some(host) = admitted.host {
         put(out, &["\r\nx-forwarded-host: ", host]);
     }
     out.extend_from_slice(b"\r\n\r\n");
@@ -173,7 +178,8 @@ mod tests {
         let mut space = http1::space();
         let (head, _) = RequestHead::parse(wire.as_bytes(), &mut space).unwrap().unwrap();
         let mut out = Vec::new();
-        to_backend(&mut out, &head, &filter::admit(&head).unwrap(), &forwarded([192, 0, 2, 7].into()));
+        let forwarded = forwarded([192, 0, 2, 7].into());
+        to_backend(&mut out, &head, &filter::admit(&head).unwrap(), &forwarded, || unreachable!());
         String::from_utf8(out).unwrap()
     }
 
@@ -286,7 +292,8 @@ mod tests {
             let Ok(Some((head, _))) = RequestHead::parse(wire.as_bytes(), &mut space) else { return Ok(()) };
             let Ok(admitted) = filter::admit(&head) else { return Ok(()) };
             let mut out = Vec::new();
-            to_backend(&mut out, &head, &admitted, &forwarded([192, 0, 2, 7].into()));
+            let forwarded = forwarded([192, 0, 2, 7].into());
+            to_backend(&mut out, &head, &admitted, &forwarded, || "[2001:db8::1]:80".into());
             let mut space = http1::space();
             let (written, length) = RequestHead::parse(&out, &mut space).unwrap().unwrap();
             prop_assert_eq!(length, out.len());

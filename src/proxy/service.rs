@@ -16,15 +16,17 @@ use super::view::PoolView;
 use crate::balance::key::RequestParts;
 use crate::metrics::RetryReason;
 
-/// Checks a request for `pool` and writes its head for the backend; its key.
+/// Checks a request for `pool` and writes its head for the backend; its key. `authority` is that of the connection
+/// it came in on.
 pub(super) fn admit(
     pool: &PoolView,
     client: &Client,
     head: &RequestHead<'_>,
+    authority: impl FnOnce() -> String,
     out: &mut Vec<u8>,
 ) -> Result<u64, ProxyError> {
     let admitted = filter::admit(head)?;
-    headers::to_backend(out, head, &admitted, &client.forwarded);
+    headers::to_backend(out, head, &admitted, &client.forwarded, authority);
     Ok(pool.snapshot.key_hash(&Keyed { head, admitted: &admitted, ip: client.ip }))
 }
 

@@ -2,6 +2,7 @@
 //! of its time, such as the start of a head or the next request.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -25,6 +26,14 @@ pub(super) struct ClientSocket {
 impl ClientSocket {
     pub(super) fn new(stream: TcpStream, client: Rc<Client>) -> Self {
         Self { stream, client }
+    }
+
+    /// The address and port the client connected to, as a URI names them. Asked of the kernel, which few
+    /// connections are worth.
+    pub(super) fn authority(&self) -> String {
+        let here = self.stream.local_addr().map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
+        // Should the kernel not know, an unnamed host is the truth (RFC 9110 section 7.2).
+        here.map_or_else(|_| String::new(), |it| it.to_string())
     }
 
     /// Reads some bytes; 0 when the client shut down its side.

@@ -53,6 +53,28 @@ async fn requests_are_rebuilt() {
 }
 
 #[tokio::test]
+async fn a_request_without_a_host_is_for_the_address_it_came_in_on() {
+    let table = [
+        ("GET /p HTTP/1.0\r\n\r\n", "{here}", ""),
+        ("GET /p HTTP/1.0\r\nX-Forwarded-Host: evil\r\n\r\n", "{here}", ""),
+        ("GET http://a/p HTTP/1.0\r\n\r\n", "a", "x-forwarded-host: a\r\n"),
+    ];
+    for (request, host, forwarded_host) in table {
+        let backend = Backend::new().await;
+        let stage = Stage::new(&[backend.address]).await;
+        let mut client = stage.connect().await;
+        client.write(request).await;
+        let head = backend.accept().await.read_head().await;
+        let host = host.replace("{here}", &format!("127.0.0.1:{}", stage.port));
+        let expected = format!(
+            "GET /p HTTP/1.1\r\nhost: {host}\r\nx-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: http\r\n\
+             {forwarded_host}\r\n"
+        );
+        assert_eq!(head, expected, "{request:?}");
+    }
+}
+
+#[tokio::test]
 async fn requests_that_could_be_read_in_two_ways_are_refused() {
     let stage = Stage::new(&[]).await;
     let many_fields: String = (0..101).map(|n| format!("x-{n}: 1\r\n")).collect();
