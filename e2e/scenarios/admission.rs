@@ -14,7 +14,6 @@ use crate::runner::Verdict;
 /// what a cluster takes is as wrong as the opposite.
 fn edits() -> Vec<(&'static str, Value)> {
     let long = |length: usize| json!("x".repeat(length));
-    let endpoint = |address: &str| json!([{"address": address, "port": 80}]);
     let service = |port: Value| json!([{"name": "a", "service": {"name": "x", "port": port}}]);
     let hash_on = |entry: Value| json!({"hashOn": [entry]});
     vec![
@@ -43,11 +42,6 @@ fn edits() -> Vec<(&'static str, Value)> {
         ("/spec/backends/0/service", Value::Null),
         ("/spec/backends/0/endpoints", Value::Null),
         ("/spec/backends/0/endpoints", json!([])),
-        ("/spec/backends/0/endpoints", endpoint("010.0.0.1")),
-        ("/spec/backends/0/endpoints", endpoint("2001:DB8::1")),
-        ("/spec/backends/0/endpoints", endpoint("fe80::1%eth0")),
-        ("/spec/backends/0/endpoints", endpoint("0.0.0.0")),
-        ("/spec/backends/0/endpoints", endpoint("db.example.net")),
         ("/spec/backends/0/endpoints", json!([{"address": "192.0.2.1", "port": 80, "weight": 0}])),
         (
             "/spec/backends/0/endpoints",
@@ -81,10 +75,26 @@ fn edits() -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// Addresses that are tried for an endpoint, likewise.
+const ADDRESSES: [&str; 11] = [
+    "010.0.0.1",
+    "2001:DB8::1",
+    "fe80::1%eth0",
+    "0.0.0.0",
+    "224.0.0.1",
+    "255.255.255.255",
+    "ff02::1",
+    "2001:db8:0::1",
+    "2001:db8::1",
+    "240.0.0.1",
+    "db.example.net",
+];
+
 pub(super) async fn files_are_checked_as_in_a_cluster(test: &Test) -> Result<Verdict> {
     let admission = Admission::new()?;
     let (mut taken, mut refused) = (0, 0);
-    for (pointer, value) in edits() {
+    let endpoints = ADDRESSES.map(|it| ("/spec/backends/0/endpoints", json!([{"address": it, "port": 80}])));
+    for (pointer, value) in edits().into_iter().chain(endpoints) {
         let pool = edited(test, pointer, value.clone())?;
         let theirs = refused_fields(test, &pool).await?;
         let ours = admission.admit(pool).err().unwrap_or_default();

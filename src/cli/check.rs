@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::balance::pool::Pool;
 use crate::source::file::inspection::{self, Inspection};
-use crate::source::file::reading::Target;
+use crate::source::reach::Target;
 
 /// What to check.
 #[derive(Args, Debug)]

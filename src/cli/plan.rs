@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::balance::plan::{self, Change, Endpoints, Movement, Outcome, Stage};
 use crate::balance::pool::{Fill, Pool};
 use crate::source::file::inspection;
-use crate::source::file::reading::Target;
+use crate::source::reach::Target;
 use crate::source::translate::{BackendSource, Translated};
 
 /// What is going to happen to which pool.

@@ -207,10 +207,14 @@ impl JsonSchema for PortRef {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// Address is an IPv4 or IPv6 address, such as 192.0.2.10 or 2001:db8::10.
+    /// Address is an IPv4 or IPv6 address in its canonical form, such as 192.0.2.10 or 2001:db8::10. In a cluster
+    /// it is neither loopback nor link-local: that would be Guideway's own pod or node.
     #[schemars(length(min = 2, max = 45))]
-    #[x_kube(validation = Rule::new("isIP(self) && !ip(self).isUnspecified()")
+    #[x_kube(validation = Rule::new(
+            "isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLoopback() || ip(self).isLinkLocalUnicast())")
         .message("address is no IP address of a host: write one such as 192.0.2.10 or 2001:db8::10, not a host name"))]
+    #[x_kube(validation = Rule::new("!isIP(self) || ip.isCanonical(self)")
+        .message("address is not in its canonical form: write it in small letters and as short as it gets, such as 2001:db8::10"))]
     pub address: String,
 
     /// Port the endpoint listens on, 1 to 65535.
@@ -234,7 +238,8 @@ pub struct Algorithm {
 
     /// TableSize is the number of slots in the lookup table, a prime from 251 to 16777213; 65537 is a good one
     /// up to 600 endpoints. More slots spread the load more evenly and take 2 bytes each. When it is absent, a
-    /// prime of at least 100 slots for each endpoint is chosen. Changing it moves keys.
+    /// prime of at least 100 slots for each endpoint is chosen: 65537 up to 655 endpoints, 131071 up to 1310, and
+    /// so on. A table of another size moves nearly all keys, so name a size if the pool may grow over such a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 251, max = 16_777_213))]
     #[x_kube(validation = Rule::new(PRIME)
@@ -243,8 +248,8 @@ pub struct Algorithm {
     pub table_size: Option<u32>,
 
     /// Fill is how the table is filled. Seats gives every endpoint a seat that its successor inherits: joins and
-    /// failures move the least number of keys, and a rolling update moves each key once at most. Paper is the
-    /// listing of the Maglev paper over the ready endpoints, for comparison with other implementations.
+    /// failures move the least number of keys, and a rolling update with maxUnavailable 0 moves each key
+    /// once at most. Paper is the listing of the Maglev paper over the ready endpoints, for comparison with other implementations.
     #[serde(default)]
     pub fill: Fill,
 

@@ -5,6 +5,7 @@ pub mod admission;
 pub mod file;
 pub mod kubernetes;
 pub mod programmer;
+pub mod reach;
 mod schema;
 pub mod translate;
 

@@ -9,7 +9,8 @@ use crate::balance::assembly::{Assembly, Cause};
 use crate::balance::backend::{Member, State};
 use crate::balance::pool::{Pool, PoolId};
 use crate::balance::seats::Roster;
-use crate::balance::snapshot::{PoolSnapshot, Snapshot};
+use crate::balance::snapshot::{MemberView, PoolSnapshot, Snapshot};
+use crate::balance::table::prime::SLOTS_PER_SEAT;
 use crate::handoff::Publisher;
 use crate::metrics::ControlMetrics;
 
@@ -44,14 +45,18 @@ pub struct Report {
     pub digest: u64,
     /// Slots of its table.
     pub table_size: u32,
+    /// What its owner should know about that size, if anything.
+    pub size_remark: Option<String>,
     /// Memory of its table.
     pub table_bytes: usize,
     /// Seats, holes included.
     pub seats: usize,
     /// Backends known.
     pub total: usize,
-    /// Backends that are ready.
+    /// Backends that take new requests.
     pub ready: usize,
+    /// Backends that are ready and take none: they weigh nothing or wait for a seat.
+    pub idle: usize,
     /// Backends on their way out.
     pub draining: usize,
     /// The seats.
@@ -262,17 +267,19 @@ impl Programmer {
 impl Programmed {
     fn report(&self) -> Option<Report> {
         let snapshot = self.snapshot.as_ref()?;
-        let count =
-            |is: fn(&State) -> bool| snapshot.members.iter().filter(|member| is(&member.state)).count();
+        let (table_size, seats) = (snapshot.table.size(), self.assembly.seats().len());
+        let count = |is: fn(&MemberView) -> bool| snapshot.members.iter().filter(|it| is(it)).count();
         Some(Report {
             id: self.facts.pool.id.clone(),
             digest: snapshot.digest,
-            table_size: snapshot.table.size(),
+            table_size,
+            size_remark: size_remark(self.facts.pool.table_size, table_size, seats),
             table_bytes: snapshot.table.bytes(),
-            seats: self.assembly.seats().len(),
+            seats,
             total: snapshot.members.len(),
-            ready: count(|state| *state == State::Ready),
-            draining: count(|state| matches!(state, State::Terminating { .. })),
+            ready: count(|it| it.slots > 0),
+            idle: count(|it| it.slots == 0 && it.state == State::Ready),
+            draining: count(|it| matches!(it.state, State::Terminating { .. })),
             roster: self.roster.clone(),
             roster_changed: false,
             table_changed: false,
@@ -282,6 +289,19 @@ impl Programmed {
             build: Duration::ZERO,
         })
     }
+}
+
+fn size_remark(wanted: Option<u32>, size: u32, seats: usize) -> Option<String> {
+    let wanted = wanted?;
+    if wanted != size {
+        return Some(format!("tableSize {wanted} has no slot for each of {seats} seats, so {size} is used"));
+    }
+    ((wanted as usize) < seats.saturating_mul(SLOTS_PER_SEAT)).then(|| {
+        format!(
+            "tableSize {wanted} gives {seats} seats less than {SLOTS_PER_SEAT} slots each, so their shares \
+             differ by more than 1 %"
+        )
+    })
 }
 
 #[cfg(test)]

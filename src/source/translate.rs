@@ -378,6 +378,12 @@ fn member(
         errors.add(format!("{path}.weight"), "0 is no weight; use 1 to 10000, or remove the endpoint");
     }
     let address = SocketAddr::new(ip?, endpoint.port);
+    if address.ip().to_string() != endpoint.address {
+        errors.add(
+            format!("{path}.address"),
+            format!("`{}` is not in its canonical form; write {}", endpoint.address, address.ip()),
+        );
+    }
     if let Some(first) = seen.addresses.insert(address, path.to_string()) {
         errors.add(path, format!("{first} is {address} already; list each address and port once"));
     }
@@ -547,7 +553,7 @@ mod tests {
             "/backends/0",
             json!({"name": "stable", "endpoints": [
                 {"address": "192.0.2.10", "port": 80}, {"address": "db.example.net", "port": 80},
-                {"address": "0.0.0.0", "port": 0},
+                {"address": "0.0.0.0", "port": 0}, {"address": "2001:DB8::0:1", "port": 80},
             ]}),
             &[
                 (
@@ -559,6 +565,10 @@ mod tests {
                     "`0.0.0.0` is no address of a host; write one such as 192.0.2.10",
                 ),
                 ("spec.backends[0].endpoints[2].port", "0 is not a port; use 1 to 65535"),
+                (
+                    "spec.backends[0].endpoints[3].address",
+                    "`2001:DB8::0:1` is not in its canonical form; write 2001:db8::1",
+                ),
                 (
                     "spec.backends[1].endpoints[0]",
                     "spec.backends[0].endpoints[0] is 192.0.2.10:80 already; list each address and port once",

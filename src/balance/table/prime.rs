@@ -9,7 +9,7 @@ const LADDER: [u32; 9] =
     [65_537, 131_071, 262_147, 524_309, 1_048_583, 2_097_169, 4_194_319, 8_388_617, MAX_SIZE];
 
 /// Slots a seat needs so that one slot more or less is one percent.
-const SLOTS_PER_SEAT: usize = 100;
+pub const SLOTS_PER_SEAT: usize = 100;
 
 /// The size chosen for a pool of `seats` when its owner names none.
 pub fn size_for(seats: usize) -> u32 {

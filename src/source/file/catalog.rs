@@ -132,10 +132,11 @@ fn facts(translated: &Translated) -> PoolFacts {
 
 #[cfg(test)]
 mod tests {
+    use super::super::reading;
     use super::super::reading::tests::pool;
-    use super::super::reading::{self, Target};
     use super::*;
     use crate::source::admission::Admission;
+    use crate::source::reach::Target;
 
     struct Folder {
         catalog: Catalog,

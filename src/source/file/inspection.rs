@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::catalog::doubles;
 use super::folder::{self, Texts};
-use super::reading::{self, Found, Place, Problem, Reading, Target};
+use super::reading::{self, Found, Place, Problem, Reading};
 use crate::balance::pool::PoolId;
 use crate::crd::manifest::ManifestError;
 use crate::source::admission::Admission;
+use crate::source::reach::Target;
 use crate::source::translate::Translated;
 
 /// What is in the files.

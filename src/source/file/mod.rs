@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::catalog::Catalog;
 use self::folder::{Changes, Texts};
-use self::reading::{Place, Problem, Reading, Target};
+use self::reading::{Place, Problem, Reading};
 use self::seats::SeatFiles;
 use super::Outlets;
 use super::admission::Admission;
 use super::programmer::{Authority, Change, Programmer, Report};
+use super::reach::Target;
 use crate::crd::manifest::ManifestError;
 use crate::handoff::{BindState, BindingsReader};
 use crate::metrics::ControlMetrics;
@@ -273,6 +274,9 @@ fn tell_report(report: &Report) {
         tracing::warn!(pool = %report.id, port, %holder, "another pool has the port; use another one");
     }
     if report.table_changed {
+        if let Some(remark) = &report.size_remark {
+            tracing::warn!(pool = %report.id, "{remark}");
+        }
         tracing::info!(
             pool = %report.id, ready = report.ready, total = report.total, seats = report.seats,
             table = report.table_size, digest = format!("{:016x}", report.digest),

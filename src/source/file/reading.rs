@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::documents::{self, Document};
 use crate::balance::pool::PoolId;
 use crate::source::admission::Admission;
-use crate::source::translate::{self, BackendSource, FieldError, Translated};
+use crate::source::reach::{self, Target};
+use crate::source::translate::{self, FieldError, Translated};
 
 /// A line of a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,15 +44,6 @@ impl fmt::Display for Problem {
         let colon = if self.field.is_empty() { "" } else { ": " };
         write!(f, "{}: {}{colon}{}", self.place, self.field, self.reason)
     }
-}
-
-/// Who is going to serve the pools.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// A cluster, which knows Services.
-    Cluster,
-    /// A process of its own, which does not.
-    Standalone,
 }
 
 /// What a file holds.
@@ -119,7 +111,7 @@ fn take(document: Document, file: &Arc<Path>, admission: &Admission, target: Tar
     let translated = admission
         .admit(document.value.clone())
         .and_then(|resource| translate::pool(&resource))
-        .and_then(|translated| resolvable(translated, target));
+        .and_then(|translated| reach::check(translated, target));
     let translated = translated.map_err(|more| errors.extend(more)).ok();
     let problems = errors.into_iter().map(problem);
     let Some(id) = id(&document.value) else { return reading.loose.extend(problems) };
@@ -157,19 +149,6 @@ fn kind(value: &Value) -> Kind {
 fn id(value: &Value) -> Option<PoolId> {
     let name = value["metadata"]["name"].as_str().filter(|name| !name.is_empty())?;
     Some(PoolId::new(value["metadata"]["namespace"].as_str().unwrap_or("default"), name))
-}
-
-/// Services exist in clusters only.
-fn resolvable(translated: Translated, target: Target) -> Result<Translated, Vec<FieldError>> {
-    let of_services = translated.backends.iter().enumerate().filter_map(|(index, backend)| match backend {
-        BackendSource::Service { service, .. } if target == Target::Standalone => Some(FieldError::new(
-            format!("spec.backends[{index}].service"),
-            format!("Service {service} exists in a cluster only; list endpoints here"),
-        )),
-        _ => None,
-    });
-    let errors: Vec<FieldError> = of_services.collect();
-    if errors.is_empty() { Ok(translated) } else { Err(errors) }
 }
 
 #[cfg(test)]

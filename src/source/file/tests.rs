@@ -284,3 +284,14 @@ async fn seats_survive_a_restart() {
     assert_ne!(forgetful.digest(), digest, "seats play no part in this test");
     forgetful.end().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_table_too_small_for_its_endpoints_is_told() {
+    let folder = folder();
+    let file = folder.path().join("pools.yaml");
+    let text = endpoints(&[1, 2, 3]) + "  algorithm: {tableSize: 251}\n";
+    fs::write(&file, text).unwrap();
+    let mut running = Running::start(&file, None);
+    running.says("tableSize 251 gives 3 seats less than 100 slots each").await;
+    running.end().await.unwrap();
+}

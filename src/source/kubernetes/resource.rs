@@ -12,6 +12,7 @@ use crate::balance::pool::PoolId;
 use crate::balance::seats::{Occupant, Roster, RosterSeat};
 use crate::crd::status::Seat;
 use crate::crd::{LoadBalancerPool, LoadBalancerPoolStatus, manifest};
+use crate::source::reach::{self, Target};
 use crate::source::schema;
 use crate::source::translate::{self, FieldError, Translated};
 
@@ -69,7 +70,8 @@ fn read(object: &DynamicObject) -> Result<Translated, Vec<FieldError>> {
         let path = if path == "." { "spec".into() } else { format!("spec.{path}") };
         vec![FieldError::new(path, error.into_inner().to_string())]
     })?;
-    translate::pool(&LoadBalancerPool { metadata: object.metadata.clone(), spec, status: None })
+    let resource = LoadBalancerPool { metadata: object.metadata.clone(), spec, status: None };
+    translate::pool(&resource).and_then(|translated| reach::check(translated, Target::Cluster))
 }
 
 /// What this version's own definition would refuse. The API server let it pass, so the one installed is of another

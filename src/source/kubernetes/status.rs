@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::index::PoolEntry;
 use super::join::Problem;
 use super::resource::seats_of;
-use crate::balance::pool::{Pool, Readiness};
+use crate::balance::pool::Pool;
 use crate::crd::LoadBalancerPoolStatus;
 use crate::crd::conditions::{self, ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS, reasons};
 use crate::crd::status::{EndpointCounts, TableStatus};
@@ -140,7 +140,10 @@ impl View<'_> {
             Some((port, _)) => {
                 Verdict::unknown(PROGRAMMED, reasons::PENDING, format!("Port {port} is being opened."))
             }
-            None => Verdict::holds(PROGRAMMED, "The ports are open and the table is in use.".into()),
+            None => {
+                let remark = report.size_remark.as_ref().map_or(String::new(), |it| format!(" But {it}."));
+                Verdict::holds(PROGRAMMED, format!("The ports are open and the table is in use.{remark}"))
+            }
         }
     }
 
@@ -155,27 +158,20 @@ impl View<'_> {
                 _ => Verdict::fails(READY, missing.reason, message),
             };
         }
-        let (total, usable) = self.usable();
-        match (usable, total) {
-            (0, 0) => Verdict::fails(
-                READY,
-                reasons::NO_READY_ENDPOINTS,
+        let Some(report) = self.report else {
+            return Verdict::unknown(READY, reasons::PENDING, "The table is being built.".into());
+        };
+        let none = |why: String| Verdict::fails(READY, reasons::NO_READY_ENDPOINTS, why);
+        match (report.ready, report.idle, report.total) {
+            (0, _, 0) => none(
                 "There are no endpoints; check that the Service's selector matches the labels of running pods.".into(),
             ),
-            (0, _) => Verdict::fails(
-                READY,
-                reasons::NO_READY_ENDPOINTS,
-                format!("None of {total} endpoints is ready; check the pods' readiness probes."),
-            ),
-            _ => Verdict::holds(READY, format!("{usable} of {total} endpoints take requests.")),
+            (0, 0, total) => none(format!("None of {total} endpoints is ready; check the pods' readiness probes.")),
+            (0, idle, total) => none(format!(
+                "None of {total} endpoints takes requests: the {idle} that are ready have weight 0; give their backend a weight."
+            )),
+            (ready, _, total) => Verdict::holds(READY, format!("{ready} of {total} endpoints take requests.")),
         }
-    }
-
-    /// All endpoints, and those that may be given requests.
-    fn usable(&self) -> (usize, usize) {
-        let Some(report) = self.report else { return (0, 0) };
-        let ignores = self.serving.is_some_and(|pool| pool.readiness == Readiness::Ignore);
-        (report.total, if ignores { report.total - report.draining } else { report.ready })
     }
 
     fn with_fallback(&self, message: &str) -> String {

@@ -159,7 +159,7 @@ impl Bench {
     /// Knows the Service and the pool, and nothing else.
     pub(super) fn new() -> Self {
         let mut bench = Self { index: Index::default(), now: Instant::now(), facts: None };
-        bench.tell(Event::Services(Change::Applied(service_facts(&service("web")))));
+        bench.service(&service("web"));
         bench.tell(Event::Pools(Change::Applied(pool_resource(&pool()))));
         bench
     }
@@ -177,6 +177,10 @@ impl Bench {
             }
         }
         changes
+    }
+
+    pub(super) fn service(&mut self, object: &Value) -> Vec<programmer::Change> {
+        self.tell(Event::Services(Change::Applied(service_facts(object))))
     }
 
     pub(super) fn pod(&mut self, pod: PodBuilder) -> Vec<programmer::Change> {

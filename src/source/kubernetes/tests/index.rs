@@ -142,7 +142,7 @@ fn a_service_that_publishes_unready_addresses_follows_slices_alone() {
     let mut bench = Bench::new();
     let mut object = service("web");
     object["spec"]["publishNotReadyAddresses"] = json!(true);
-    bench.tell(Event::Services(Change::Applied(service_facts(&object))));
+    bench.service(&object);
     bench.pod(pod("web-1"));
     assert_eq!(bench.members(), []);
     bench.slice(&slice("a", &[endpoint("web-1", true)]));
@@ -157,7 +157,7 @@ fn a_dual_stack_service_gives_one_address_of_its_first_family() {
     assert_eq!(bench.addresses(), ["10.0.0.1:8080"]);
     let mut object = service("web");
     object["spec"]["ipFamilies"] = json!(["IPv6", "IPv4"]);
-    bench.tell(Event::Services(Change::Applied(service_facts(&object))));
+    bench.service(&object);
     assert_eq!(bench.addresses(), ["[2001:db8::1]:8080"]);
 }
 
@@ -212,7 +212,7 @@ fn a_missing_service_or_port_is_told_and_leaves_other_groups_alone() {
         { "name": "canary", "service": { "name": "canary", "port": 80 } },
         { "name": "typo", "service": { "name": "api", "port": "htpt" } }
     ]);
-    bench.tell(Event::Services(Change::Applied(service_facts(&service("api")))));
+    bench.service(&service("api"));
     let changes = bench.pool(&second);
     let [programmer::Change::Set(facts)] = &changes[..] else { panic!("{changes:?}") };
     assert_eq!(facts.members.len(), 1);
@@ -253,7 +253,7 @@ fn a_spec_that_waits_for_its_service_comes_into_force_with_it() {
     next["spec"]["listeners"][0]["port"] = json!(8081);
     bench.pool(&next);
     assert_eq!(bench.facts.as_ref().unwrap().pool.listeners[0].port, 8080);
-    bench.tell(Event::Services(Change::Applied(service_facts(&service("next")))));
+    bench.service(&service("next"));
     assert_eq!(bench.facts.as_ref().unwrap().pool.listeners[0].port, 8081);
     assert!(bench.index.pool(&web()).unwrap().problems.is_empty());
 }
@@ -266,7 +266,7 @@ fn a_pod_in_two_groups_has_two_ids() {
         { "name": "stable", "service": { "name": "web", "port": 80 } },
         { "name": "canary", "service": { "name": "all", "port": 80 } }
     ]);
-    bench.tell(Event::Services(Change::Applied(service_facts(&service("all")))));
+    bench.service(&service("all"));
     bench.pool(&both);
     bench.pod(pod("web-1").ready());
     let ids: Vec<&str> =

@@ -40,6 +40,11 @@ impl Told {
         self.program(changes);
     }
 
+    fn service(&mut self, object: &Value) {
+        let changes = self.bench.service(object);
+        self.program(changes);
+    }
+
     fn pool(&mut self, object: &Value) {
         let changes = self.bench.pool(object);
         self.program(changes);
@@ -95,6 +100,42 @@ fn a_pool_without_endpoints_says_what_to_look_at() {
     told.check("Ready", "False", "NoReadyEndpoints", "selector");
     told.pod(pod("web-1"));
     told.check("Ready", "False", "NoReadyEndpoints", "None of 1 endpoints is ready");
+}
+
+#[test]
+fn endpoints_that_are_ready_and_weigh_nothing_take_no_requests() {
+    let mut told = Told::new();
+    let mut weightless = pool();
+    weightless["spec"]["backends"][0]["weight"] = json!(0);
+    let empty = json!({"name": "empty", "service": {"name": "void", "port": 80}});
+    weightless["spec"]["backends"].as_array_mut().unwrap().push(empty);
+    told.pool(&weightless);
+    let mut void = service("void");
+    void["spec"]["selector"] = json!({"app": "void"});
+    told.service(&void);
+    told.pod(pod("web-1").ready());
+    told.check("Ready", "False", "NoReadyEndpoints", "the 1 that are ready have weight 0");
+    assert_eq!(told.status().endpoints.unwrap().summary, "0/1");
+}
+
+#[test]
+fn a_table_too_small_for_its_endpoints_is_told() {
+    let mut told = Told::new();
+    let mut small = pool();
+    small["spec"]["algorithm"] = json!({"type": "Maglev", "tableSize": 251});
+    told.pool(&small);
+    for number in 0..3 {
+        told.pod(pod(&format!("web-{number}")).ready());
+    }
+    let (wanted, size) = ("tableSize 251 gives 3 seats less than 100 slots each", 251);
+    told.check("Programmed", "True", "Programmed", wanted);
+    assert_eq!(told.status().table.unwrap().size, size);
+    for number in 3..252 {
+        told.pod(pod(&format!("web-{number}")).ready());
+    }
+    let (wanted, size) = ("tableSize 251 has no slot for each of 252 seats, so 65537 is used", 65_537);
+    told.check("Programmed", "True", "Programmed", wanted);
+    assert_eq!(told.status().table.unwrap().size, size);
 }
 
 #[test]
