@@ -79,7 +79,7 @@ impl App {
             .with_context(|| format!("metrics address {} (--metrics-address)", options.metrics_address))?;
         let metrics_address = listener.local_addr().context("metrics address")?;
         let (publisher, reader) = handoff::handoff();
-        let (bindings, bound) = handoff::bindings();
+        let (bindings, bound) = handoff::bindings(own_port(metrics_address, options.address));
         let metrics = Arc::new(Metrics::new(reader.clone()));
         let readiness = Readiness::default();
         let (ports, pools) = (readiness.latch("listeners"), readiness.latch("pools"));
@@ -177,6 +177,14 @@ fn what_ended(part: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinErr
     }
 }
 
+/// The port of the metrics, where it is in the way of listeners on `address`.
+fn own_port(metrics: SocketAddr, address: Option<IpAddr>) -> Option<u16> {
+    // What is bound to all IPv6 addresses takes IPv4 as well.
+    let covers = |a: IpAddr, b: IpAddr| a == b || (a.is_unspecified() && (a.is_ipv6() || b.is_ipv4()));
+    let meets = |listeners| covers(listeners, metrics.ip()) || covers(metrics.ip(), listeners);
+    address.is_none_or(meets).then_some(metrics.port())
+}
+
 async fn start_source(
     source: Source,
     outlets: Outlets,
@@ -218,5 +226,30 @@ fn host_name() -> anyhow::Result<String> {
     match name.trim() {
         "" => bail!("the host has no name; set --identity"),
         name => Ok(name.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_ours_where_listeners_could_not_be_beside_the_metrics() {
+        for (metrics, listeners, is_ours) in [
+            ("0.0.0.0", None, true),
+            ("127.0.0.1", None, true),
+            ("127.0.0.1", Some("127.0.0.1"), true),
+            ("127.0.0.1", Some("0.0.0.0"), true),
+            ("127.0.0.1", Some("::"), true),
+            ("::", Some("127.0.0.1"), true),
+            ("0.0.0.0", Some("192.0.2.1"), true),
+            ("0.0.0.0", Some("::1"), false),
+            ("127.0.0.1", Some("192.0.2.1"), false),
+            ("::1", Some("0.0.0.0"), false),
+        ] {
+            let metrics = SocketAddr::new(metrics.parse().unwrap(), 9901);
+            let listeners = listeners.map(|it| it.parse().unwrap());
+            assert_eq!(own_port(metrics, listeners), is_ours.then_some(9901), "{metrics} {listeners:?}");
+        }
     }
 }

@@ -53,10 +53,10 @@ impl Reader {
     }
 }
 
-/// A connected pair that starts with no port.
-pub fn bindings() -> (BindingsWriter, BindingsReader) {
+/// A connected pair that starts with no port. `own_port` is one that the process needs itself: no pool can have it.
+pub fn bindings(own_port: Option<u16>) -> (BindingsWriter, BindingsReader) {
     let (writer, reader) = watch::channel(BTreeMap::new());
-    (BindingsWriter { ports: writer }, BindingsReader { ports: reader })
+    (BindingsWriter { ports: writer, own_port }, BindingsReader { ports: reader, own_port })
 }
 
 /// What became of a port that a pool asked for.
@@ -75,6 +75,7 @@ pub enum BindState {
 #[derive(Debug)]
 pub struct BindingsWriter {
     ports: watch::Sender<BTreeMap<u16, BindState>>,
+    own_port: Option<u16>,
 }
 
 impl BindingsWriter {
@@ -86,15 +87,26 @@ impl BindingsWriter {
             differs
         });
     }
+
+    /// The port that no pool can have, because the process serves its metrics there.
+    pub fn own_port(&self) -> Option<u16> {
+        self.own_port
+    }
 }
 
 /// The sources' end, cheap to clone.
 #[derive(Clone, Debug)]
 pub struct BindingsReader {
     ports: watch::Receiver<BTreeMap<u16, BindState>>,
+    own_port: Option<u16>,
 }
 
 impl BindingsReader {
+    /// The port that no pool can have, because the process serves its metrics there.
+    pub fn own_port(&self) -> Option<u16> {
+        self.own_port
+    }
+
     /// The state of every port that a pool asks for; a port that is missing was not tried yet.
     pub fn current(&self) -> BTreeMap<u16, BindState> {
         self.ports.borrow().clone()

@@ -68,6 +68,12 @@ impl Binder {
     }
 
     fn open(&self, port: u16) -> BindState {
+        if self.bindings.own_port() == Some(port) {
+            let reason = format!(
+                "port {port} is Guideway's own metrics port; choose another port or another --metrics-address"
+            );
+            return BindState::Failed { reason: reason.into() };
+        }
         match listeners(self.address, port, self.workers.len()) {
             Ok(listeners) => {
                 for (worker, listener) in self.workers.iter().zip(listeners) {

@@ -38,6 +38,16 @@ async fn a_port_of_another_program_is_left_alone_until_it_is_free() {
 }
 
 #[tokio::test]
+async fn the_port_of_the_process_itself_is_not_taken_for_another_program_s() {
+    let port = free_port();
+    let stage = Stage::with(Setup { port: Some(port), own_port: Some(port), ..Setup::default() }, &[]).await;
+    let reason = format!(
+        "port {port} is Guideway's own metrics port; choose another port or another --metrics-address"
+    );
+    assert_eq!(stage.bindings.current(), [(port, BindState::Failed { reason: reason.into() })].into());
+}
+
+#[tokio::test]
 async fn a_port_that_no_pool_asks_for_is_closed_and_opened_again() {
     let backend = Backend::new().await;
     let mut stage = Stage::with(Setup { workers: 2, ..Setup::default() }, &[backend.address]).await;

@@ -43,6 +43,8 @@ pub(crate) struct Setup {
     pub(crate) drain_timeout: Duration,
     pub(crate) workers: usize,
     pub(crate) port: Option<u16>,
+    /// The port of the process itself.
+    pub(crate) own_port: Option<u16>,
 }
 
 impl Default for Setup {
@@ -54,6 +56,7 @@ impl Default for Setup {
             drain_timeout: PATIENCE,
             workers: 1,
             port: None,
+            own_port: None,
         }
     }
 }
@@ -69,7 +72,7 @@ impl Stage {
         let port = setup.port.unwrap_or_else(free_port);
         let (publisher, reader) = handoff();
         let metrics = Metrics::new(reader.clone());
-        let (writer, bindings) = bindings();
+        let (writer, bindings) = bindings(setup.own_port);
         let readiness = Readiness::default();
         let options = ProxyOptions {
             workers: NonZeroUsize::new(setup.workers).unwrap(),

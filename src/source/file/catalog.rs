@@ -5,21 +5,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::ports;
 use super::reading::{Found, Place, Problem, Reading};
 use crate::balance::pool::PoolId;
 use crate::source::programmer::{Change, PoolFacts};
 use crate::source::translate::{BackendSource, Translated};
 
-/// The pools in force.
-#[derive(Debug, Default)]
+/// The pools in force. No two of them have the same port.
+#[derive(Debug)]
 pub(super) struct Catalog {
+    /// The port of the process itself, which no pool can have.
+    own_port: Option<u16>,
     pools: BTreeMap<PoolId, Held>,
 }
 
+/// A pool in force.
 #[derive(Clone, Debug)]
-struct Held {
-    file: Arc<Path>,
-    translated: Translated,
+pub(super) struct Held {
+    /// Where it stands, whether what stands there now is right or not.
+    pub(super) place: Place,
+    /// What is in force of it.
+    pub(super) translated: Translated,
 }
 
 /// What a new reading came to.
@@ -34,30 +40,33 @@ pub(super) struct Outcome {
 }
 
 impl Catalog {
+    /// Without pools yet.
+    pub(super) fn new(own_port: Option<u16>) -> Self {
+        Self { own_port, pools: BTreeMap::new() }
+    }
+
     /// Takes in a new reading of every file. Pools of files that are gone are removed, unless `vanished` says
     /// that the whole place they stand in is.
     pub(super) fn update(&mut self, files: BTreeMap<Arc<Path>, Reading>, vanished: bool) -> Outcome {
         let mut outcome = Outcome::default();
-        let mut uncertain: BTreeSet<Arc<Path>> = BTreeSet::new();
+        let known: BTreeSet<Arc<Path>> = files.keys().cloned().collect();
+        let uncertain = files.iter().filter(|(_, reading)| !reading.loose.is_empty());
+        let uncertain: BTreeSet<Arc<Path>> = uncertain.map(|(file, _)| file.clone()).collect();
         let mut found: BTreeMap<PoolId, Vec<Found>> = BTreeMap::new();
-        for (file, reading) in &files {
-            if !reading.loose.is_empty() {
-                uncertain.insert(file.clone());
-                outcome.in_error += 1;
+        for reading in files.into_values() {
+            outcome.problems.extend(reading.loose);
+            for pool in reading.pools {
+                found.entry(pool.id.clone()).or_default().push(pool);
             }
         }
-        for reading in files.values() {
-            outcome.problems.extend(reading.loose.iter().cloned());
-        }
-        let known: BTreeSet<Arc<Path>> = files.keys().cloned().collect();
-        for pool in files.into_values().flat_map(|reading| reading.pools) {
-            found.entry(pool.id.clone()).or_default().push(pool);
-        }
-        let wrong = self.take(found, &mut outcome);
-        self.drop_absent(&wrong, &mut outcome, |file| {
-            uncertain.contains(file) || (vanished && !known.contains(file))
-        });
-        outcome.in_error += wrong.values().filter(|is_wrong| **is_wrong).count();
+        // First, because what they had is free for others.
+        let removed =
+            self.drop_absent(&found, |file| uncertain.contains(file) || (vanished && !known.contains(file)));
+        let count = found.len();
+        let right = self.sift(found, &mut outcome);
+        outcome.in_error = uncertain.len() + count - right.len();
+        right.into_iter().for_each(|it| self.set(it, &mut outcome));
+        outcome.changes.extend(removed);
         outcome.problems.sort();
         outcome
     }
@@ -67,46 +76,46 @@ impl Catalog {
         self.pools.is_empty()
     }
 
-    /// Puts what is right in force. Returns every pool found, and whether it is wrong.
-    fn take(&mut self, found: BTreeMap<PoolId, Vec<Found>>, outcome: &mut Outcome) -> BTreeMap<PoolId, bool> {
-        let mut seen = BTreeMap::new();
+    fn drop_absent(
+        &mut self,
+        found: &BTreeMap<PoolId, Vec<Found>>,
+        stays: impl Fn(&Arc<Path>) -> bool,
+    ) -> Vec<Change> {
+        let absent = |id: &PoolId, held: &mut Held| !found.contains_key(id) && !stays(&held.place.file);
+        self.pools.extract_if(.., absent).map(|(id, _)| Change::Remove(id)).collect()
+    }
+
+    /// The pools that nothing is wrong with.
+    fn sift(&mut self, found: BTreeMap<PoolId, Vec<Found>>, outcome: &mut Outcome) -> Vec<Found> {
+        let mut right: Vec<Found> = Vec::new();
         for (id, mut places) in found {
             outcome.problems.extend(doubles(&id, &places));
-            let is_double = places.len() > 1;
             for it in &mut places {
                 outcome.problems.extend(it.outcome.as_mut().err().into_iter().flat_map(std::mem::take));
             }
-            let right = places.pop().filter(|_| !is_double);
-            let right = right.and_then(|it| it.outcome.ok().map(|translated| (it.place, translated)));
-            seen.insert(id.clone(), right.is_none());
-            if let Some((place, translated)) = right {
-                self.set(id, &place, translated, outcome);
+            if places.len() > 1 {
+                continue;
+            }
+            for it in places {
+                self.pools.entry(id.clone()).and_modify(|held| held.place = it.place.clone());
+                right.extend(Some(it).filter(|it| it.outcome.is_ok()));
             }
         }
-        seen
+        right.sort_by(|a, b| a.place.cmp(&b.place));
+        let refused = ports::refusals(&right, &self.pools, self.own_port);
+        let right = (0..).zip(right).filter(|(index, _)| !refused.contains_key(index));
+        let right = right.map(|(_, it)| it).collect();
+        outcome.problems.extend(refused.into_values().flatten());
+        right
     }
 
-    fn set(&mut self, id: PoolId, place: &Place, translated: Translated, outcome: &mut Outcome) {
+    fn set(&mut self, found: Found, outcome: &mut Outcome) {
+        let Found { id, place, outcome: Ok(translated), .. } = found else { return };
         let differs = self.pools.get(&id).is_none_or(|before| before.translated != translated);
         if differs {
             outcome.changes.push(Change::Set(facts(&translated)));
         }
-        self.pools.insert(id, Held { file: place.file.clone(), translated });
-    }
-
-    fn drop_absent(
-        &mut self,
-        found: &BTreeMap<PoolId, bool>,
-        outcome: &mut Outcome,
-        stays: impl Fn(&Arc<Path>) -> bool,
-    ) {
-        self.pools.retain(|id, held| {
-            let keep = found.contains_key(id) || stays(&held.file);
-            if !keep {
-                outcome.changes.push(Change::Remove(id.clone()));
-            }
-            keep
-        });
+        self.pools.insert(id, Held { place, translated });
     }
 }
 
@@ -138,6 +147,8 @@ mod tests {
     use crate::source::admission::Admission;
     use crate::source::reach::Target;
 
+    const OWN_PORT: u16 = 9901;
+
     struct Folder {
         catalog: Catalog,
         admission: Admission,
@@ -145,7 +156,7 @@ mod tests {
 
     impl Folder {
         fn new() -> Self {
-            Self { catalog: Catalog::default(), admission: Admission::new().unwrap() }
+            Self { catalog: Catalog::new(Some(OWN_PORT)), admission: Admission::new().unwrap() }
         }
 
         fn read(&self, files: &[(&str, &str)]) -> BTreeMap<Arc<Path>, Reading> {
@@ -220,6 +231,59 @@ mod tests {
             &["x.yaml:1: metadata.name: pool default/a stands at w.yaml:1 already; remove or rename one of the two"],
         );
         folder.check(&[("w.yaml", &pool("a", 81))], &["a:81"], &[]);
+    }
+
+    #[test]
+    fn a_port_stays_with_the_pool_that_has_it() {
+        let mut folder = Folder::new();
+        let both = |a, b| format!("{}---\n{}", pool("a", a), pool("b", b));
+        folder.check(&[("x.yaml", &both(80, 81))], &["a:80", "b:81"], &[]);
+        folder.check(
+            &[("x.yaml", &both(80, 80))],
+            &[],
+            &["x.yaml:18: spec.listeners[0].port: pool default/a at x.yaml:1 has port 80 too and a port goes to one \
+               pool only; use another port"],
+        );
+        // The first in the file is the one that came too late.
+        folder.check(
+            &[("x.yaml", &both(81, 81))],
+            &[],
+            &["x.yaml:7: spec.listeners[0].port: pool default/b at x.yaml:12 has port 81 too and a port goes to one \
+               pool only; use another port"],
+        );
+        folder.check(&[("x.yaml", &both(81, 80))], &["a:81", "b:80"], &[]);
+        folder.check(&[("x.yaml", &pool("a", 80))], &["a:80", "-b"], &[]);
+    }
+
+    #[test]
+    fn a_port_that_a_refused_edit_would_have_given_up_is_not_free() {
+        let mut folder = Folder::new();
+        let three = |a, b, c| format!("{}---\n{}---\n{}", pool("a", a), pool("b", b), pool("c", c));
+        folder.check(&[("x.yaml", &three(80, 81, 82))], &["a:80", "b:81", "c:82"], &[]);
+        folder.check(
+            &[("x.yaml", &three(81, 82, 70_000))],
+            &[],
+            &[
+                "x.yaml:7: spec.listeners[0].port: pool default/b at x.yaml:12 has port 81 too and a port goes to one \
+                 pool only; use another port",
+                "x.yaml:18: spec.listeners[0].port: pool default/c at x.yaml:23 has port 82 too and a port goes to one \
+                 pool only; use another port",
+                "x.yaml:29: spec.listeners[0].port: 70000 is not a port; use 1 to 65535",
+            ],
+        );
+        folder.check(&[("x.yaml", &three(81, 82, 83))], &["a:81", "b:82", "c:83"], &[]);
+    }
+
+    #[test]
+    fn the_port_of_the_process_itself_goes_to_no_pool() {
+        let mut folder = Folder::new();
+        let text = pool("a", OWN_PORT.into());
+        let problem = "x.yaml:7: spec.listeners[0].port: 9901 is Guideway's own metrics port (--metrics-address); \
+                       use another port";
+        folder.check(&[("x.yaml", &pool("a", 80))], &["a:80"], &[]);
+        folder.check(&[("x.yaml", &text)], &[], &[problem]);
+        let outcome = folder.catalog.update(folder.read(&[("x.yaml", &text)]), false);
+        assert_eq!(outcome.in_error, 1);
     }
 
     #[test]

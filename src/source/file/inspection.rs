@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::catalog::doubles;
 use super::folder::{self, Texts};
+use super::ports;
 use super::reading::{self, Found, Place, Problem, Reading};
 use crate::balance::pool::PoolId;
 use crate::crd::manifest::ManifestError;
@@ -45,7 +46,8 @@ pub fn inspect(paths: &[PathBuf], target: Target) -> Result<Inspection, Manifest
     pools.iter().for_each(|(id, places)| inspection.problems.extend(doubles(id, places)));
     let mut pools: Vec<Found> = pools.into_values().flatten().collect();
     pools.sort_by(|a, b| a.place.cmp(&b.place));
-    inspection.problems.extend(port_conflicts(&pools));
+    let refused = ports::refusals(&pools, &BTreeMap::new(), None);
+    inspection.problems.extend(refused.into_values().flatten());
     for pool in pools {
         match pool.outcome {
             Ok(translated) => inspection.pools.push((pool.place, translated)),
@@ -76,28 +78,6 @@ fn unreadable(file: Arc<Path>, error: &str) -> Reading {
     let place = Place { file, line: 1 };
     let problem = Problem { place, field: String::new(), reason: format!("cannot be read: {error}") };
     Reading { loose: vec![problem], ..Reading::default() }
-}
-
-/// A port belongs to one pool; which of two keeps it, only their age in the cluster decides.
-fn port_conflicts(pools: &[Found]) -> Vec<Problem> {
-    let mut holders: BTreeMap<u16, &Found> = BTreeMap::new();
-    let mut problems = Vec::new();
-    for found in pools {
-        let Ok(translated) = &found.outcome else { continue };
-        for (index, listener) in translated.pool.listeners.iter().enumerate() {
-            let holder = holders.entry(listener.port).or_insert(found);
-            if holder.id == found.id {
-                continue;
-            }
-            let field = format!("spec.listeners[{index}].port");
-            let reason = format!(
-                "pool {} at {} has port {} too and only the older of the two would get it; use another port",
-                holder.id, holder.place, listener.port
-            );
-            problems.push(Problem { place: found.place_of(&field), field, reason });
-        }
-    }
-    problems
 }
 
 #[cfg(test)]
@@ -134,8 +114,8 @@ mod tests {
             ],
             &[
                 "b.yaml:1: metadata.name: pool default/a stands at a.yaml:1 already; remove or rename one of the two",
-                "b.yaml:18: spec.listeners[0].port: pool default/b at a.yaml:12 has port 81 too and only the older \
-                 of the two would get it; use another port",
+                "b.yaml:18: spec.listeners[0].port: pool default/b at a.yaml:12 has port 81 too and a port goes to one \
+                 pool only; use another port",
             ],
             &["a.yaml:1: default/a", "a.yaml:12: default/b", "b.yaml:1: default/a", "b.yaml:12: default/c"],
         );

@@ -29,6 +29,7 @@ mod documents;
 mod folder;
 pub mod inspection;
 mod marks;
+mod ports;
 pub mod reading;
 mod seats;
 #[cfg(test)]
@@ -126,10 +127,10 @@ impl FileSource {
         let mut source = Self {
             path: path.into(),
             programmer,
+            catalog: Catalog::new(bindings.own_port()),
             bindings,
             readiness: Some(readiness),
             metrics,
-            catalog: Catalog::default(),
             changes,
             seats,
             seats_retry: false,
@@ -270,9 +271,6 @@ fn readings(
 }
 
 fn tell_report(report: &Report) {
-    for (port, holder) in &report.port_conflicts {
-        tracing::warn!(pool = %report.id, port, %holder, "another pool has the port; use another one");
-    }
     if report.table_changed {
         if let Some(remark) = &report.size_remark {
             tracing::warn!(pool = %report.id, "{remark}");

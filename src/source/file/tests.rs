@@ -27,6 +27,9 @@ const SOON: Duration = Duration::from_secs(30);
 /// So rarely that only the system can have told of a change.
 const NEVER: Duration = Duration::from_secs(3600);
 
+/// The port of the process itself.
+const OWN_PORT: u16 = 9901;
+
 /// A source that runs on files of its own.
 struct Running {
     reader: Reader,
@@ -42,7 +45,7 @@ struct Running {
 impl Running {
     fn start(path: &Path, state_dir: Option<&Path>) -> Self {
         let (publisher, reader) = handoff();
-        let (ports, ports_reader) = bindings();
+        let (ports, ports_reader) = bindings(Some(OWN_PORT));
         let (logging, log) = capture_log();
         let readiness = Readiness::default();
         let metrics = Metrics::new(reader.clone());
@@ -218,6 +221,26 @@ async fn a_bad_edit_is_told_with_its_line_and_disturbs_nothing() {
     running.says("all mistakes are corrected").await;
     running.serves(&[8004]).await;
     assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 0"));
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_edit_that_asks_for_a_port_it_cannot_have_disturbs_nothing() {
+    let folder = folder();
+    let file = folder.path().join("pools.yaml");
+    let both = |b| format!("{}---\n{}", pool("a", 8001), pool("b", b));
+    fs::write(&file, both(8002)).unwrap();
+    let mut running = Running::start(&file, None);
+    running.serves(&[8001, 8002]).await;
+    for port in [8001, OWN_PORT] {
+        fs::write(&file, both(port.into())).unwrap();
+        running.says("pools.yaml:18: spec.listeners[0].port: ").await;
+        running.says("pools with mistakes stay as they last were").await;
+        running.serves(&[8001, 8002]).await;
+        assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 1"));
+    }
+    fs::write(&file, both(8003)).unwrap();
+    running.serves(&[8001, 8003]).await;
     running.end().await.unwrap();
 }
 

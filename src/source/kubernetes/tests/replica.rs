@@ -34,7 +34,7 @@ pub(super) struct Replica {
 impl Replica {
     pub(super) fn start(server: &ApiServer, identity: &str) -> Self {
         let (publisher, reader) = handoff();
-        let (_, bindings) = bindings();
+        let (_, bindings) = bindings(None);
         let (metrics, readiness, stop) =
             (ControlMetrics::default(), Readiness::default(), CancellationToken::new());
         let source = Source {

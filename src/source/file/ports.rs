@@ -1,0 +1,73 @@
+//! Owns which pool of the files gets a port. A port goes to one pool: whoever has it keeps it, and an edit that
+//! asks for it too is a mistake like any other, with its line.
+
+use std::collections::BTreeMap;
+
+use super::catalog::Held;
+use super::reading::{Found, Place, Problem};
+use crate::balance::pool::{Listener, Pool, PoolId};
+
+/// Pools by their index in `found`, and what is wrong with them.
+pub(super) type Refusals = BTreeMap<usize, Vec<Problem>>;
+
+/// Who of `found` asks for a port that it cannot have. `held` are the pools in force, `own` is the port of the
+/// process itself. Of several that ask for a free port the first has it.
+pub(super) fn refusals(found: &[Found], held: &BTreeMap<PoolId, Held>, own: Option<u16>) -> Refusals {
+    let mut refused = Refusals::new();
+    loop {
+        let holders = holders(found, held, &refused);
+        let problems = |(index, it, pool)| (index, problems(it, pool, &holders, own));
+        let more: Refusals =
+            asking(found, &refused).map(problems).filter(|(_, problems)| !problems.is_empty()).collect();
+        if more.is_empty() {
+            return refused;
+        }
+        // Who is refused keeps the ports it has, on which others may have counted.
+        refused.extend(more);
+    }
+}
+
+/// Pools that are right so far. The others stay as they are held.
+fn asking<'a>(found: &'a [Found], refused: &Refusals) -> impl Iterator<Item = (usize, &'a Found, &'a Pool)> {
+    let right = |(index, it): (usize, &'a Found)| Some((index, it, &*it.outcome.as_ref().ok()?.pool));
+    found.iter().enumerate().filter(|(index, _)| !refused.contains_key(index)).filter_map(right)
+}
+
+type Holders<'a> = BTreeMap<u16, (&'a PoolId, &'a Place)>;
+
+fn holders<'a>(found: &'a [Found], held: &'a BTreeMap<PoolId, Held>, refused: &Refusals) -> Holders<'a> {
+    let asking = || asking(found, refused);
+    let edits: BTreeMap<&PoolId, (&Place, &Pool)> =
+        asking().map(|(_, it, pool)| (&it.id, (&it.place, pool))).collect();
+    let mut holders = Holders::new();
+    for (id, held) in held {
+        let (place, next) = edits.get(id).copied().unwrap_or((&held.place, &held.translated.pool));
+        let keeps = |port: &u16| ports(next).any(|it| it == *port);
+        holders.extend(ports(&held.translated.pool).filter(keeps).map(|port| (port, (id, place))));
+    }
+    for (_, it, pool) in asking() {
+        ports(pool).for_each(|port| _ = holders.entry(port).or_insert((&it.id, &it.place)));
+    }
+    holders
+}
+
+fn ports(pool: &Pool) -> impl Iterator<Item = u16> {
+    pool.listeners.iter().map(|listener| listener.port)
+}
+
+fn problems(found: &Found, pool: &Pool, holders: &Holders<'_>, own: Option<u16>) -> Vec<Problem> {
+    let problem = |(index, Listener { port, .. }): (usize, &Listener)| {
+        let reason = match holders.get(port) {
+            _ if own == Some(*port) => {
+                format!("{port} is Guideway's own metrics port (--metrics-address); use another port")
+            }
+            Some((id, place)) if **id != found.id => format!(
+                "pool {id} at {place} has port {port} too and a port goes to one pool only; use another port"
+            ),
+            _ => return None,
+        };
+        let field = format!("spec.listeners[{index}].port");
+        Some(Problem { place: found.place_of(&field), field, reason })
+    };
+    pool.listeners.iter().enumerate().filter_map(problem).collect()
+}
