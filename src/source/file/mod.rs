@@ -48,20 +48,26 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The path cannot be read at start. Later on the last good state would stay.
-    #[error("{path} cannot be read: {source}; correct --file or make the file readable", path = path.display())]
+    #[error("{path} cannot be read: {reason}; correct --file or make the file readable", path = path.display())]
     Path {
         /// The path.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// Why. Part of the message, so no source of it: that would be told again.
+        reason: io::Error,
     },
     /// The state directory cannot be used.
-    #[error("the state directory {path} cannot be used: {source}; correct --state-dir or its owner", path = path.display())]
+    #[error("the state directory {path} cannot be used: {reason}; correct --state-dir or its owner", path = path.display())]
     StateDir {
         /// The directory.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// Why. Part of the message, so no source of it: that would be told again.
+        reason: io::Error,
+    },
+    /// Two processes would overwrite each other's seats.
+    #[error("the state directory {path} is in use by another Guideway; give each its own --state-dir", path = path.display())]
+    StateDirTaken {
+        /// The directory.
+        path: PathBuf,
     },
     /// The definition of pools is broken.
     #[error(transparent)]
@@ -116,14 +122,13 @@ impl FileSource {
         let Outlets { mut programmer, bindings, readiness, metrics } = outlets;
         let mut seats = None;
         if let Some(path) = options.state_dir {
-            let (files, rosters) =
-                SeatFiles::open(&path).map_err(|source| Error::StateDir { path, source })?;
+            let (files, rosters) = SeatFiles::open(&path)?;
             let adopted = rosters.into_iter().map(|(id, roster)| Change::Adopt(id, roster));
             programmer.apply(adopted.collect(), Authority::Holder, now_ms());
             seats = Some(files);
         }
         let path = options.path;
-        let texts = folder::read(&path).map_err(|source| Error::Path { path: path.clone(), source })?;
+        let texts = folder::read(&path).map_err(|reason| Error::Path { path: path.clone(), reason })?;
         let mut source = Self {
             path: path.into(),
             programmer,

@@ -2,12 +2,13 @@
 //! backends over a restart. A file is replaced whole or not at all; one that cannot be read is set aside.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Error;
 use crate::balance::backend::BackendId;
 use crate::balance::pool::PoolId;
 use crate::balance::seats::{Occupant, Roster, RosterSeat};
@@ -17,20 +18,23 @@ use crate::balance::seats::{Occupant, Roster, RosterSeat};
 pub(super) struct SeatFiles {
     folder: PathBuf,
     pending: BTreeMap<PoolId, Option<Roster>>,
+    /// Keeps other processes out of the folder. The system lets go of it however this one ends.
+    _lock: File,
 }
 
+/// The file that is locked. It stays where it is: whoever removed it could let two processes in.
+const LOCK: &str = "lock";
+
 impl SeatFiles {
-    /// Opens `folder`, makes it where it is missing, and reads the seats in it.
-    pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<(PoolId, Roster)>)> {
-        fs::create_dir_all(folder)?;
-        let mut rosters = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|it| it == "json") {
-                rosters.extend(read_or_set_aside(&path)?);
-            }
-        }
-        Ok((Self { folder: folder.into(), pending: BTreeMap::new() }, rosters))
+    /// Opens `folder` for this process alone, makes it where it is missing, and reads the seats in it.
+    pub(super) fn open(folder: &Path) -> Result<(Self, Vec<(PoolId, Roster)>), Error> {
+        let unusable = |reason| Error::StateDir { path: folder.into(), reason };
+        let lock = lock(folder).map_err(|error| match error {
+            TryLockError::WouldBlock => Error::StateDirTaken { path: folder.into() },
+            TryLockError::Error(reason) => unusable(reason),
+        })?;
+        let rosters = read(folder).map_err(unusable)?;
+        Ok((Self { folder: folder.into(), pending: BTreeMap::new(), _lock: lock }, rosters))
     }
 
     /// Remembers to write these seats.
@@ -60,6 +64,26 @@ impl SeatFiles {
         }
         Ok(())
     }
+}
+
+fn lock(folder: &Path) -> Result<File, TryLockError> {
+    let open = || {
+        fs::create_dir_all(folder)?;
+        File::options().create(true).write(true).truncate(false).open(folder.join(LOCK))
+    };
+    let file = open().map_err(TryLockError::Error)?;
+    file.try_lock().map(|()| file)
+}
+
+fn read(folder: &Path) -> io::Result<Vec<(PoolId, Roster)>> {
+    let mut rosters = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|it| it == "json") {
+            rosters.extend(read_or_set_aside(&path)?);
+        }
+    }
+    Ok(rosters)
 }
 
 /// Namespaces hold no dot, so no two pools share a name; both parts have at most 63 characters.
@@ -181,6 +205,7 @@ mod tests {
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> =
             fs::read_dir(folder).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name != LOCK);
         names.sort();
         names
     }
@@ -195,6 +220,7 @@ mod tests {
         assert!(files.is_due());
         files.write().unwrap();
         assert!(!files.is_due());
+        drop(files);
         let (_, found) = SeatFiles::open(&folder.path().join("new")).unwrap();
         assert_eq!(found, [(id, roster())]);
     }
@@ -224,6 +250,7 @@ mod tests {
         let torn = folder.path().join("shop.torn.json");
         let half = fs::read(&torn).unwrap();
         fs::write(&torn, &half[..half.len() / 2]).unwrap();
+        drop(files);
         let (_, found) = SeatFiles::open(folder.path()).unwrap();
         assert_eq!(found, [(PoolId::new("shop", "good"), roster())]);
         let left = ["shop.good.json", "shop.order.json.unreadable", "shop.torn.json.unreadable"];
@@ -235,11 +262,38 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let gone = folder.path().join("gone");
         let (mut files, _) = SeatFiles::open(&gone).unwrap();
-        fs::remove_dir(&gone).unwrap();
+        fs::remove_dir_all(&gone).unwrap();
         files.keep(PoolId::new("shop", "web"), roster());
         assert!(files.write().is_err());
         fs::create_dir(&gone).unwrap();
         files.write().unwrap();
         assert_eq!(names(&gone), ["shop.web.json"]);
+    }
+    #[test]
+    fn a_folder_belongs_to_one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = SeatFiles::open(folder.path()).unwrap();
+        let error = SeatFiles::open(folder.path()).unwrap_err();
+        let path = folder.path().display();
+        let expected = format!(
+            "the state directory {path} is in use by another Guideway; give each its own --state-dir"
+        );
+        assert_eq!(error.to_string(), expected);
+        drop(first);
+        assert!(SeatFiles::open(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_says_why_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = anyhow::Error::new(SeatFiles::open(&file).unwrap_err());
+        let told = format!("{error:#}");
+        let path = file.display();
+        let expected = format!(
+            "the state directory {path} cannot be used: File exists (os error 17); correct --state-dir or its owner"
+        );
+        assert_eq!(told, expected);
     }
 }
