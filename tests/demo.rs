@@ -68,6 +68,10 @@ fn few_keys_move_when_a_backend_goes_and_all_come_back_with_it() {
     let mut demo = Demo::start(first_port, &["--load", "--rate=200", "--keys=100", "--switch=1s"]);
     let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
 
+    let introduction = lines.next().expect("an introduction");
+    for port in [first_port, first_port + PORTS - 1] {
+        assert!(introduction.contains(&format!("http://127.0.0.1:{port}")), "{introduction}");
+    }
     let off = lines.by_ref().find(|line| line.contains("Backend-2 off")).expect("a switch off");
     let [_, _, moved, keys, _, _, answers, had_been] = numbers(&off)[..] else { panic!("{off}") };
     assert_eq!(keys, 100, "{off}");

@@ -76,12 +76,19 @@ impl Figures {
 
     /// The page, drawn over the one before.
     pub fn page(&self) -> String {
-        let mut lines = vec![self.heading(), self.table_line(), String::new()];
+        let heading = format!("{}  {} s", self.heading(), self.elapsed.as_secs());
+        let mut lines = vec![heading, self.table_line(), String::new()];
         lines.extend(self.bars());
         lines.extend([String::new(), self.load_line(), String::new()]);
         lines.extend(self.events.iter().rev().take(EVENTS_SHOWN).rev().cloned());
         // Home, every line cleared to its end, then what is left of a longer page.
         format!("\x1b[H{}\x1b[J", lines.iter().map(|line| format!("{line}\x1b[K\n")).collect::<String>())
+    }
+
+    /// What comes before the lines.
+    pub fn introduction(&self) -> String {
+        let hint = self.load.is_none().then(|| self.load_line() + "\n");
+        self.heading() + "\n" + &hint.unwrap_or_default()
     }
 
     /// The figures of a second in one line.
@@ -101,7 +108,7 @@ impl Figures {
     }
 
     fn heading(&self) -> String {
-        format!("Guideway demo  {}  metrics {}  {} s", self.url, self.metrics_url, self.elapsed.as_secs())
+        format!("Guideway demo  {}  metrics {}", self.url, self.metrics_url)
     }
 
     fn table_line(&self) -> String {
@@ -205,6 +212,7 @@ mod tests {
         figures.load = None;
         assert!(!figures.page().contains('\u{2588}'));
         assert!(figures.page().contains("curl -i http://127.0.0.1:8080"));
+        assert!(figures.introduction().contains("curl -i http://127.0.0.1:8080"));
     }
 
     #[test]

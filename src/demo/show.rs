@@ -100,9 +100,12 @@ impl Show {
         let terminal = io::stdout().is_terminal();
         let mut ticks = tokio::time::interval(if terminal { PAGE_EVERY } else { SECOND });
         let _cursor = terminal.then(HiddenCursor::hide).transpose()?;
-        let mut said = 0;
+        let (mut said, mut introduced) = (0, terminal);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.look()?;
+            if !std::mem::replace(&mut introduced, true) {
+                io::stdout().write_all(self.figures.introduction().as_bytes())?;
+            }
             let text = if terminal { self.figures.page() } else { self.lines(&mut said) };
             io::stdout().write_all(text.as_bytes())?;
             io::stdout().flush()?;
