@@ -101,6 +101,21 @@ impl Test {
         .await
     }
 
+    /// Waits until the cluster has taken down what earlier scenarios left: times are measured beside nothing.
+    pub(crate) async fn until_earlier_scenarios_are_gone(&self) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
+        until("earlier scenarios to be taken down", Duration::from_secs(120), async || {
+            let all = namespaces.list(&ListParams::default().labels(LABEL)).await?;
+            let leaving: Vec<String> = all
+                .iter()
+                .filter(|it| it.metadata.deletion_timestamp.is_some())
+                .map(ResourceExt::name_any)
+                .collect();
+            Ok(Seen::when(leaving.is_empty(), || format!("{leaving:?}")))
+        })
+        .await
+    }
+
     /// Says something at once and again in the summary.
     pub(crate) fn note(&self, text: impl Into<String>) {
         let text = text.into();

@@ -66,6 +66,7 @@ struct Found {
 }
 
 pub(super) async fn readiness_spreads_within_50_ms(test: &Test) -> Result<Verdict> {
+    test.until_earlier_scenarios_are_gone().await?;
     pods::start(test, "steady", 1).await?;
     let lane = |number| Lane { test, name: format!("flip-{number}"), port: test.port + number };
     let lanes: Vec<Lane<'_>> = (0..LANES).map(lane).collect();

@@ -15,6 +15,7 @@ use super::guard::SECOND_OPINION;
 use super::index::{Dirt, Drained, Index};
 use super::status::View;
 use super::status_writer::StatusQueue;
+use super::throttle::Throttle;
 use super::watch::{Change, Event, Kind, Scope, Told};
 use crate::balance::pool::PoolId;
 use crate::handoff::BindingsReader;
@@ -22,8 +23,6 @@ use crate::metrics::ControlMetrics;
 use crate::readiness::Latch;
 use crate::source::programmer::{self, Authority, Programmer, Report};
 
-/// Shortest time between two publishes: a burst of events is one rebuild, and a hundred rebuilds a second cost little.
-const BETWEEN_PUBLISHES: Duration = Duration::from_millis(10);
 /// Events taken in at once before tables are built, so that a flood does not starve them.
 const EVENTS_AT_ONCE: usize = 4096;
 /// How often what is no longer needed is forgotten.
@@ -53,7 +52,7 @@ pub(super) struct Controller {
     unlisted: BTreeSet<(Kind, Scope)>,
     /// Of each pool, as last made.
     reports: BTreeMap<PoolId, Report>,
-    published: Option<Instant>,
+    throttle: Throttle,
     second_opinion: Option<Instant>,
     housekeeping: Instant,
     clock: Clock,
@@ -69,7 +68,7 @@ impl Controller {
             authority: Authority::Follower,
             readiness: Some(readiness),
             reports: BTreeMap::new(),
-            published: None,
+            throttle: Throttle::default(),
             second_opinion: None,
             housekeeping: Instant::now() + HOUSEKEEPING,
             clock: Clock::start(),
@@ -105,12 +104,8 @@ impl Controller {
             .wake_at_ms()
             .map(|at| now + Duration::from_millis(at.saturating_sub(self.clock.unix_ms())));
         let tables =
-            self.index.waiting_since().filter(|_| self.unlisted.is_empty()).map(|_| self.may_publish_at(now));
+            self.index.waiting_since().filter(|_| self.unlisted.is_empty()).map(|_| self.throttle.due(now));
         [seats, tables, self.second_opinion].into_iter().flatten().fold(self.housekeeping, Instant::min)
-    }
-
-    fn may_publish_at(&self, now: Instant) -> Instant {
-        self.published.map_or(now, |at| at + BETWEEN_PUBLISHES)
     }
 
     /// Takes in everything that has arrived.
@@ -168,8 +163,7 @@ impl Controller {
     /// Does what is due.
     fn work(&mut self) {
         let now = Instant::now();
-        if self.unlisted.is_empty() && self.index.waiting_since().is_some() && self.may_publish_at(now) <= now
-        {
+        if self.unlisted.is_empty() && self.index.waiting_since().is_some() && self.throttle.due(now) <= now {
             self.build_tables();
         }
         if self.programmer.wake_at_ms().is_some_and(|at| at <= self.clock.unix_ms()) {
@@ -197,7 +191,7 @@ impl Controller {
         let mut drained = self.index.drain();
         let changes = drained.iter_mut().flat_map(|pool| std::mem::take(&mut pool.changes)).collect();
         self.program(changes, &drained);
-        self.published = Some(Instant::now());
+        self.throttle.built(Instant::now());
         for pool in &drained {
             if self.index.pool(&pool.id).is_none() {
                 self.reports.remove(&pool.id);

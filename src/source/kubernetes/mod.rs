@@ -12,6 +12,7 @@ mod namespace;
 mod resource;
 mod status;
 mod status_writer;
+mod throttle;
 mod watch;
 mod words;
 
