@@ -95,15 +95,17 @@ impl Client {
         }
     }
 
-    /// Begins a phase, as of the last tick; whatever took too long before no longer matters.
+    /// Begins a phase; whatever took too long before no longer matters.
     pub(super) fn enter(&self, phase: Phase) {
-        self.enter_at(phase, self.clock.get());
+        self.phase.set(phase);
+        self.since.set(self.clock.get());
+        self.expiry.set(None);
     }
 
-    fn enter_at(&self, phase: Phase, now: Instant) {
-        self.phase.set(phase);
-        self.since.set(now);
-        self.expiry.set(None);
+    /// Begins a phase `now`. Whoever knows the time tells the worker, whose clock is a tick old otherwise.
+    pub(super) fn enter_at(&self, phase: Phase, now: Instant) {
+        self.clock.set(now);
+        self.enter(phase);
     }
 
     /// What it is doing.

@@ -194,7 +194,7 @@ impl Connection {
         let head = ready!(reached.upstream.poll_head(cx, area, request.to_head, accept));
         let (mut answer, body) = head.map_err(|fault| Stop::Failed(Failure::Upstream(fault)))?;
         account.answer(answer.status);
-        client.enter(Phase::Download);
+        client.enter_at(Phase::Download, answer.at);
         self.awaits_continue = false;
         download.begin(answer.framing, answer.encoder);
         let surplus = |rest: &[u8]| answer.reusable &= rest.is_empty();

@@ -194,10 +194,14 @@ mod tests {
         folder.check(&[("y.yaml", &pool("a", 82))], &[], &[]);
     }
 
+    /// The pools `a` and `b` in one file, with these ports.
+    fn both(a: u32, b: u32) -> String {
+        format!("{}---\n{}", pool("a", a), pool("b", b))
+    }
+
     #[test]
     fn a_bad_pool_stays_as_it_was_and_disturbs_no_other() {
         let mut folder = Folder::new();
-        let both = |a, b| format!("{}---\n{}", pool("a", a), pool("b", b));
         folder.check(&[("x.yaml", &both(80, 81))], &["a:80", "b:81"], &[]);
         folder.check(
             &[("x.yaml", &both(70_000, 82))],
@@ -236,7 +240,6 @@ mod tests {
     #[test]
     fn a_port_stays_with_the_pool_that_has_it() {
         let mut folder = Folder::new();
-        let both = |a, b| format!("{}---\n{}", pool("a", a), pool("b", b));
         folder.check(&[("x.yaml", &both(80, 81))], &["a:80", "b:81"], &[]);
         folder.check(
             &[("x.yaml", &both(80, 80))],

@@ -269,6 +269,7 @@ mod tests {
         files.write().unwrap();
         assert_eq!(names(&gone), ["shop.web.json"]);
     }
+
     #[test]
     fn a_folder_belongs_to_one_process_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
