@@ -123,6 +123,17 @@ impl Test {
         self.notes.borrow_mut().push(text);
     }
 
+    /// Leaves a file in `target/e2e/SCENARIO/`.
+    pub(crate) fn write(&self, file: &str, text: &str) -> Result<()> {
+        std::fs::write(self.folder()?.join(file), text).with_context(|| format!("cannot write {file}"))
+    }
+
+    fn folder(&self) -> Result<PathBuf> {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/e2e").join(self.name);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(folder)
+    }
+
     /// Collects what explains a failure, cleans up, and hands the notes over.
     pub(crate) async fn end(self, failed: bool) -> Vec<String> {
         let keep = failed && std::env::var("GUIDEWAY_E2E_KEEP").is_ok_and(|it| it == "1");
@@ -153,8 +164,7 @@ impl Test {
 
     /// Writes pools, pods, events and logs into `target/e2e/SCENARIO/`.
     async fn collect(&self) -> Result<PathBuf> {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/e2e").join(self.name);
-        std::fs::create_dir_all(&folder)?;
+        let folder = self.folder()?;
         let everything = ListParams::default();
         let pools = self.api::<LoadBalancerPool>().list(&everything).await?;
         std::fs::write(folder.join("pools.yaml"), serde_yaml::to_string(&pools.items)?)?;

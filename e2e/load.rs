@@ -36,9 +36,10 @@ impl<'a> Load<'a> {
         args.push(format!("--rate={}", plan.rate));
         args.push(format!("--keys={}", plan.keys));
         args.push(format!("--connections={}", plan.connections));
+        // A measuring instrument that waits for a processor itself measures that.
         let container = json!({
             "name": "load", "image": pods::IMAGE, "imagePullPolicy": "Never", "args": args,
-            "resources": {"requests": {"cpu": "50m", "memory": "16Mi"}},
+            "resources": {"requests": {"cpu": "200m", "memory": "16Mi"}},
         });
         test.apply(json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},

@@ -58,7 +58,8 @@ pub(crate) fn backend_pod_spec() -> Value {
                 "periodSeconds": 1,
                 "failureThreshold": 1,
             },
-            "resources": {"requests": {"cpu": "5m", "memory": "8Mi"}},
+            // Enough weight on a busy node that the wait for an answer is Guideway's and not the backend's.
+            "resources": {"requests": {"cpu": "20m", "memory": "8Mi"}},
         }],
     })
 }

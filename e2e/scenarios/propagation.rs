@@ -42,6 +42,9 @@ struct Lane<'a> {
     port: u16,
 }
 
+/// Times in microseconds since the UNIX epoch, but the last, which is since the stamp.
+const FLIPS_HEAD: &str = "pool,ready,asked,written,gate,stamp,spread";
+
 /// When the test heard of one flip, microseconds since the UNIX epoch.
 struct Flip {
     ready: bool,
@@ -57,6 +60,8 @@ struct Flip {
 
 /// What a lane found.
 struct Found {
+    /// A line of `flips.csv` for each flip.
+    lines: String,
     /// Flips: to which state, and microseconds from the stamp to the last misplaced answer.
     spreads: Vec<(bool, i64)>,
     /// Microseconds from the acknowledgement of the test's own write to its watch telling of it.
@@ -71,6 +76,8 @@ pub(super) async fn readiness_spreads_within_50_ms(test: &Test) -> Result<Verdic
     let lane = |number| Lane { test, name: format!("flip-{number}"), port: test.port + number };
     let lanes: Vec<Lane<'_>> = (0..LANES).map(lane).collect();
     let found = futures::future::try_join_all(lanes.iter().map(Lane::run)).await?;
+    let lines: String = found.iter().map(|found| found.lines.as_str()).collect();
+    test.write("flips.csv", &format!("{FLIPS_HEAD}\n{lines}"))?;
     for lane in &lanes {
         lane.own_figures().await?;
     }
@@ -115,10 +122,14 @@ impl Lane<'_> {
         let spread = |(number, flip): (usize, &Flip)| {
             Ok((flip.ready, self.spread(flip, flips.get(number + 1), visits, report.started_unix_us)?))
         };
-        let spreads = flips.iter().enumerate().map(spread).collect::<Result<_>>()?;
+        let spreads = flips.iter().enumerate().map(spread).collect::<Result<Vec<_>>>()?;
+        let line = |(Flip { ready, asked, written, gate, stamp }, (_, spread)): (&Flip, &(bool, i64))| {
+            format!("{},{ready},{asked},{written},{gate},{stamp},{spread}\n", self.name)
+        };
+        let lines = flips.iter().zip(&spreads).map(line).collect();
         let deliveries = flips.iter().map(|flip| (flip.gate - flip.written).max(0)).collect();
         let writes = flips.iter().map(|flip| flip.written - flip.asked).collect();
-        Ok(Found { spreads, deliveries, writes })
+        Ok(Found { lines, spreads, deliveries, writes })
     }
 
     /// Nearly the whole pool is the one pod, so the one key is on it whenever it is ready.
