@@ -129,7 +129,8 @@ impl Test {
     }
 
     fn folder(&self) -> Result<PathBuf> {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/e2e").join(self.name);
+        // Cargo runs tests where the package is.
+        let folder = std::path::absolute("target/e2e")?.join(self.name);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(folder)
     }

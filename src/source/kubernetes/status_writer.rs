@@ -1,5 +1,6 @@
 //! Owns the writing of statuses, by the lease holder alone. The latest status of a pool waits in one place until it
-//! may be written: at once after a quiet time, then at most five times a second, again after a failure, never twice.
+//! may be written: at once what somebody waits for, the rest with what else comes in half a second, again after a
+//! failure, never twice.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,9 @@ use crate::crd::{LoadBalancerPool, LoadBalancerPoolStatus};
 const FIELD_MANAGER: &str = "guideway";
 /// Five writes a second for a pool: enough to follow a rollout by eye, little enough for a thousand pools.
 const BETWEEN_WRITES: Duration = Duration::from_millis(200);
+/// What only reports waits for more of its kind. A status costs the API server more than the change it tells of,
+/// and at that moment the server has to tell every replica.
+const SETTLE: Duration = Duration::from_millis(500);
 /// Longest wait between attempts to write a status again.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// Longest wait for the answer to one write.
@@ -47,7 +51,10 @@ struct Entry {
     wanted: Option<Arc<LoadBalancerPoolStatus>>,
     /// What stands there as far as we know.
     standing: Arc<LoadBalancerPoolStatus>,
+    /// When it may be written again.
     not_before: Option<Instant>,
+    /// Until when news is collected that nobody waits for; since the first of it, which need not be true any more.
+    settled_at: Option<Instant>,
     failures: u32,
 }
 
@@ -74,6 +81,11 @@ impl StatusQueue {
         let mut pools = self.pools();
         let Some(entry) = pools.get_mut(id) else { return };
         entry.wanted = Some(Arc::new(status(entry.wanted.as_ref().unwrap_or(&entry.standing))));
+        if entry.is_awaited() {
+            entry.settled_at = None;
+        } else if entry.is_due_ever() && entry.settled_at.is_none() {
+            entry.settled_at = Some(Instant::now() + SETTLE);
+        }
         self.shared.filled.notify_one();
     }
 
@@ -119,10 +131,10 @@ impl StatusQueue {
     fn due(&self, now: Instant) -> (Vec<Due>, Option<Instant>) {
         let pools = self.pools();
         let waiting = || pools.iter().filter(|(_, entry)| entry.is_due_ever());
-        let is_now = |entry: &Entry| entry.not_before.is_none_or(|at| at <= now);
+        let is_now = |entry: &Entry| entry.due_at().is_none_or(|at| at <= now);
         let due = waiting().filter(|(_, entry)| is_now(entry));
         let due = due.filter_map(|(id, entry)| Some((id.clone(), entry.uid.clone(), entry.wanted.clone()?)));
-        (due.collect(), waiting().filter_map(|(_, entry)| entry.not_before).min())
+        (due.collect(), waiting().filter_map(|(_, entry)| entry.due_at()).min())
     }
 
     async fn write_one(
@@ -136,7 +148,7 @@ impl StatusQueue {
         let mut pools = self.pools();
         let Some(entry) = pools.get_mut(&id).filter(|entry| entry.uid == uid) else { return };
         let now = Instant::now();
-        entry.not_before = Some(now + BETWEEN_WRITES);
+        (entry.not_before, entry.settled_at) = (Some(now + BETWEEN_WRITES), None);
         match answer {
             Ok(Ok(())) => {
                 (entry.standing, entry.failures) = (status, 0);
@@ -155,6 +167,19 @@ impl Entry {
     /// There is something to write that does not stand there yet.
     fn is_due_ever(&self) -> bool {
         self.wanted.as_ref().is_some_and(|wanted| *wanted != self.standing)
+    }
+
+    /// Another replica waits for the seats, and whoever edited the pool for the answer.
+    fn is_awaited(&self) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| {
+            wanted.observed_generation != self.standing.observed_generation
+                || wanted.seats != self.standing.seats
+                || wanted.packed_seats != self.standing.packed_seats
+        })
+    }
+
+    fn due_at(&self) -> Option<Instant> {
+        self.not_before.max(self.settled_at)
     }
 
     fn failed(&mut self, id: &PoolId, error: &(dyn std::error::Error + 'static), now: Instant) {
@@ -189,9 +214,31 @@ async fn patch(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::status::{EndpointCounts, Seat};
 
     fn speaks_of(generation: i64) -> LoadBalancerPoolStatus {
         LoadBalancerPoolStatus { observed_generation: Some(generation), ..LoadBalancerPoolStatus::default() }
+    }
+
+    #[test]
+    fn what_only_reports_is_collected_and_what_is_awaited_is_not() {
+        let (queue, id) = (StatusQueue::default(), PoolId::new("shop", "web"));
+        let counts = |ready| LoadBalancerPoolStatus {
+            endpoints: Some(EndpointCounts::new(9, ready, 0)),
+            ..speaks_of(1)
+        };
+        queue.observed(&id, &"uid".into(), &Arc::new(counts(9)));
+        let begun = Instant::now();
+        queue.write(&id, |_| counts(8));
+        let (due, next) = queue.due(begun);
+        assert!(due.is_empty() && next.is_some_and(|at| at >= begun + SETTLE));
+        queue.write(&id, |_| counts(7));
+        assert_eq!(queue.due(begun).1, next, "news does not put off what waits already");
+        assert_eq!(queue.due(begun + 2 * SETTLE).0[0].2.endpoints, counts(7).endpoints);
+        let seat =
+            Seat { seat: 0, backend: "all".into(), occupant: None, uid: None, weight: 1, vacated: None };
+        queue.write(&id, |_| LoadBalancerPoolStatus { seats: vec![seat], ..counts(6) });
+        assert_eq!(queue.due(begun).0.len(), 1, "another replica waits for a seat");
     }
 
     #[test]

@@ -333,27 +333,27 @@ async fn one_replica_writes_status_and_another_takes_over_with_its_seats() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_is_written_at_most_five_times_a_second_and_never_twice() {
+async fn a_status_that_only_reports_is_written_at_most_twice_a_second_and_never_twice() {
     let server = shop().await;
     let mut replica = Replica::start(&server, "a");
     replica.becomes(BOTH).await;
     until("the first status", || !server.statuses().is_empty()).await;
     let (before, began) = (server.statuses().len(), Instant::now());
-    for flip in 0..60 {
+    for flip in 0..240 {
         let pod = if flip % 2 == 0 { pod("web-1") } else { pod("web-1").ready() };
         put_pod(&server, pod);
         tokio::time::sleep(Duration::from_millis(15)).await;
     }
     let (written, seconds) = (server.statuses().len() - before, began.elapsed().as_secs_f64());
-    assert!(written >= 2 && (written as f64) <= seconds * 5.0 + 2.0, "{written} in {seconds} s");
+    assert!(written >= 4 && (written as f64) <= seconds * 2.0 + 1.0, "{written} in {seconds} s");
     replica.becomes(BOTH).await;
     until("the last word stands", || {
         server.statuses().last().is_some_and(|(_, status)| status["endpoints"]["summary"] == json!("2/2"))
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let settled = server.statuses().len();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(server.statuses().len(), settled);
     replica.stop().await;
 }
