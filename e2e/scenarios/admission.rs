@@ -16,7 +16,8 @@ fn edits() -> Vec<(&'static str, Value)> {
     let long = |length: usize| json!("x".repeat(length));
     let service = |port: Value| json!([{"name": "a", "service": {"name": "x", "port": port}}]);
     let hash_on = |entry: Value| json!({"hashOn": [entry]});
-    vec![
+    let mut edits = edits_of_listeners();
+    edits.extend([
         ("/metadata/name", json!("Bad_Name")),
         ("/metadata/name", json!("a..b")),
         ("/metadata/name", long(63)),
@@ -24,17 +25,6 @@ fn edits() -> Vec<(&'static str, Value)> {
         ("/spec", Value::Null),
         ("/spec", json!([])),
         ("/spec/nope", json!(1)),
-        ("/spec/listeners", json!([])),
-        ("/spec/listeners", json!([{"name": "a", "port": 80}, {"name": "a", "port": 81}])),
-        ("/spec/listeners", json!([{"name": "a", "port": 80}, {"name": "b", "port": 80}])),
-        ("/spec/listeners/0/port", json!("8080")),
-        ("/spec/listeners/0/port", json!(80.5)),
-        ("/spec/listeners/0/port", json!(-1)),
-        ("/spec/listeners/0/port", json!(70_000)),
-        ("/spec/listeners/0/name", json!("")),
-        ("/spec/listeners/0/name", long(64)),
-        ("/spec/listeners/0/protocol", Value::Null),
-        ("/spec/listeners/0/protocol", json!("http")),
         ("/spec/backends/0/weight", json!(0)),
         ("/spec/backends/0/weight", json!(10_001)),
         ("/spec/backends/0/weight", Value::Null),
@@ -72,6 +62,38 @@ fn edits() -> Vec<(&'static str, Value)> {
         ("/spec/timeouts", json!({"connect": "1ms", "request": "0s"})),
         ("/spec/timeouts", json!({"connect": "0s"})),
         ("/spec/timeouts", json!({"request": 5})),
+    ]);
+    edits
+}
+
+fn edits_of_listeners() -> Vec<(&'static str, Value)> {
+    let long = |length: usize| json!("x".repeat(length));
+    vec![
+        ("/spec/listeners", json!([])),
+        ("/spec/listeners", json!([{"name": "a", "port": 80}, {"name": "a", "port": 81}])),
+        ("/spec/listeners", json!([{"name": "a", "port": 80}, {"name": "b", "port": 80}])),
+        ("/spec/listeners/0/port", json!("8080")),
+        ("/spec/listeners/0/port", json!(80.5)),
+        ("/spec/listeners/0/port", json!(-1)),
+        ("/spec/listeners/0/port", json!(70_000)),
+        ("/spec/listeners/0/name", json!("")),
+        ("/spec/listeners/0/name", long(64)),
+        ("/spec/listeners/0/hostnames", json!(["shop.example.com", "*.example.com", "a"])),
+        ("/spec/listeners/0/hostnames", json!(["a.test", "a.test"])),
+        ("/spec/listeners/0/hostnames", json!(["Shop.example.com"])),
+        ("/spec/listeners/0/hostnames", json!(["*.*.test"])),
+        ("/spec/listeners/0/hostnames", json!(["-a.test"])),
+        ("/spec/listeners/0/hostnames", json!([""])),
+        ("/spec/listeners/0/hostnames", json!(["x".repeat(254)])),
+        ("/spec/listeners/0/paths", json!(["/", "/api/", "/a.b/.c/..d/...", "//%20"])),
+        ("/spec/listeners/0/paths", json!(["/api", "/api"])),
+        ("/spec/listeners/0/paths", json!(["api"])),
+        ("/spec/listeners/0/paths", json!(["/a?b"])),
+        ("/spec/listeners/0/paths", json!(["/a/./b"])),
+        ("/spec/listeners/0/paths", json!(["/a/.."])),
+        ("/spec/listeners/0/paths", json!([])),
+        ("/spec/listeners/0/protocol", Value::Null),
+        ("/spec/listeners/0/protocol", json!("http")),
     ]
 }
 

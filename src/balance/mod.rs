@@ -8,6 +8,7 @@ pub mod hash;
 pub mod key;
 pub mod plan;
 pub mod pool;
+pub mod routes;
 pub mod seats;
 pub mod snapshot;
 pub mod table;

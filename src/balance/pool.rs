@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::key::KeySource;
+use super::routes::Match;
 
 /// Namespace and name of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +37,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// TCP port.
     pub port: u16,
+    /// Which of the port's requests it takes. Never empty.
+    pub matches: Vec<Match>,
 }
 
 /// One entry of `spec.backends`: a named share of the pool's traffic.
@@ -105,4 +108,13 @@ pub struct Pool {
     pub drain_timeout: Duration,
     /// Time limits.
     pub timeouts: Timeouts,
+}
+
+impl Pool {
+    /// What it asks for: parts of ports.
+    pub fn shares(&self) -> impl Iterator<Item = (u16, &Match)> {
+        self.listeners
+            .iter()
+            .flat_map(|listener| listener.matches.iter().map(|matched| (listener.port, matched)))
+    }
 }

@@ -8,6 +8,7 @@ use super::assignment::Assignment;
 use super::backend::{Backend, BackendId, State};
 use super::key::{self, RequestParts};
 use super::pool::{Pool, PoolId};
+use super::routes::{Match, Routes};
 
 /// All pools as the proxy serves them.
 #[derive(Debug, Default)]
@@ -15,29 +16,32 @@ pub struct Snapshot {
     /// Counts up with every publish of this process; local, not part of any digest.
     pub generation: u64,
     pools: BTreeMap<PoolId, Arc<PoolSnapshot>>,
-    ports: BTreeMap<u16, Arc<PoolSnapshot>>,
+    ports: BTreeMap<u16, Routes<Arc<PoolSnapshot>>>,
 }
 
+/// Whose each part of each port is.
+pub type Shares = BTreeMap<u16, BTreeMap<Match, PoolId>>;
+
 impl Snapshot {
-    /// A snapshot of `pools`; `ports` says which of them owns each port.
-    pub fn new(
-        generation: u64,
-        pools: BTreeMap<PoolId, Arc<PoolSnapshot>>,
-        ports: &BTreeMap<u16, PoolId>,
-    ) -> Self {
-        let ports = ports.iter().filter_map(|(port, id)| Some((*port, pools.get(id)?.clone()))).collect();
+    /// A snapshot of `pools`; `shares` says which of them answers for what.
+    pub fn new(generation: u64, pools: BTreeMap<PoolId, Arc<PoolSnapshot>>, shares: &Shares) -> Self {
+        let routes = |shares: &BTreeMap<Match, PoolId>| {
+            let route = |(matched, id): (&Match, &PoolId)| Some((matched.clone(), pools.get(id)?.clone()));
+            shares.iter().filter_map(route).collect::<Routes<_>>()
+        };
+        let ports = shares.iter().map(|(port, shares)| (*port, routes(shares)));
+        let ports = ports.filter(|(_, routes)| routes.targets().next().is_some()).collect();
         Self { generation, pools, ports }
     }
 
-    /// The pool that answers on `port`.
-    #[inline]
-    pub fn route(&self, port: u16) -> Option<&Arc<PoolSnapshot>> {
-        self.ports.get(&port)
+    /// The pool that answers on `port` for a path of a host; the host as the client names it, without its port.
+    pub fn route(&self, port: u16, host: Option<&str>, path: &str) -> Option<&Arc<PoolSnapshot>> {
+        self.ports.get(&port)?.find(host, path)
     }
 
-    /// The ports to listen on, ascending.
-    pub fn ports(&self) -> impl Iterator<Item = u16> {
-        self.ports.keys().copied()
+    /// The ports to listen on, ascending, and what is served there.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, &Routes<Arc<PoolSnapshot>>)> {
+        self.ports.iter().map(|(port, routes)| (*port, routes))
     }
 
     /// All pools, by id.

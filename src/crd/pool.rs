@@ -74,12 +74,14 @@ use super::status::LoadBalancerPoolStatus;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerPoolSpec {
-    /// Listeners are the ports the pool opens on every Guideway replica. A port belongs to one pool: of two
-    /// pools that ask for the same port the older one keeps it, and the other one says so in its conditions.
+    /// Listeners are the ports the pool opens on every Guideway replica. Pools may share a port: the host of a
+    /// request decides, then its path. Of two pools that ask for the same host and path of a port the older one
+    /// keeps it, and the other one says so in its conditions.
     #[schemars(length(min = 1, max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[x_kube(validation = Rule::new("self.all(l, self.exists_one(m, m.port == l.port))")
-        .message("every listener needs a port of its own: give each of them another port"))]
+        .message("every listener needs a port of its own: give each of them another port, or name the hosts and \
+                  paths of both in one"))]
     pub listeners: Vec<Listener>,
 
     /// Backends share the pool's traffic in proportion to their weights. Each of them names a Service or
@@ -121,7 +123,29 @@ pub struct Listener {
     /// Protocol spoken on the port. HTTP is HTTP/1.1 without TLS.
     #[serde(default)]
     pub protocol: Protocol,
+
+    /// Hostnames are the hosts whose requests the pool takes on this port: a name, or *. and a name for all names
+    /// below it. All hosts, where there are none. The most specific one decides among pools.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(inner(length(min = 1, max = 253), regex(pattern = HOSTNAME)))]
+    pub hostnames: Vec<String>,
+
+    /// Paths are the prefixes of the paths whose requests the pool takes, by whole segments: /api is for /api and
+    /// /api/x and not for /apis. All paths, where there are none. The longest one decides among pools.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(inner(length(min = 1, max = 1024), regex(pattern = PATH)))]
+    pub paths: Vec<String>,
 }
+
+/// A name of DNS in lower case, with or without `*.` in front.
+const HOSTNAME: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// A path as requests have it, without query, and without segments `.` and `..`, which no request has here.
+const PATH: &str = concat!(
+    r"^(/(([-A-Za-z0-9_~!$&'()*+,;=:@%]|\.[-A-Za-z0-9_~!$&'()*+,;=:@%]|\.\.[-A-Za-z0-9._~!$&'()*+,;=:@%])",
+    r"[-A-Za-z0-9._~!$&'()*+,;=:@%]*)?)+$"
+);
 
 /// What is spoken on a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -128,6 +128,8 @@ labels! {
         ClientStalled = "client_stalled",
         /// No pool answers on this port any more.
         NoPool = "no_pool",
+        /// No pool of the port is for this host and path.
+        NoRoute = "no_route",
         /// The pool has no backend that may answer.
         NoBackend = "no_backend",
         /// No backend accepted a connection.

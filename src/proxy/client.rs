@@ -56,8 +56,8 @@ pub(super) struct Client {
     pub(super) port: u16,
     /// The lines that tell backends about it.
     pub(super) forwarded: Box<[u8]>,
-    /// The pool it connected to, for what is counted of it.
-    pub(super) home: Rc<Home>,
+    /// The pool of its latest request, for what is counted of it.
+    home: RefCell<Rc<Home>>,
     clock: Rc<Cell<Instant>>,
     phase: Cell<Phase>,
     since: Cell<Instant>,
@@ -80,7 +80,7 @@ impl Client {
             ip,
             port,
             forwarded: headers::forwarded(ip),
-            home,
+            home: RefCell::new(home),
             clock,
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
@@ -92,6 +92,20 @@ impl Client {
             expiry: Cell::new(None),
             waker: RefCell::default(),
             slot: RefCell::default(),
+        }
+    }
+
+    /// The pool it counts for.
+    pub(super) fn home(&self) -> Rc<Home> {
+        self.home.borrow().clone()
+    }
+
+    /// It has a request for a pool, and counts for that from now on.
+    pub(super) fn visit(&self, home: &Rc<Home>) {
+        let before = &mut *self.home.borrow_mut();
+        if !Rc::ptr_eq(before, home) {
+            home.meters.connections.up();
+            std::mem::replace(before, home.clone()).meters.connections.down();
         }
     }
 
@@ -158,7 +172,7 @@ impl Client {
 
     /// Bytes arrived from it.
     pub(super) fn received(&self, bytes: usize) {
-        self.home.meters.received.add(bytes as u64);
+        self.home.borrow().meters.received.add(bytes as u64);
         if matches!(self.phase.get(), Phase::Upload | Phase::Download) {
             self.since.set(self.clock.get());
         }
@@ -166,7 +180,7 @@ impl Client {
 
     /// Bytes went to it.
     pub(super) fn sent(&self, bytes: usize) {
-        self.home.meters.sent.add(bytes as u64);
+        self.home.borrow().meters.sent.add(bytes as u64);
         if self.phase.get() == Phase::Download {
             self.since.set(self.clock.get());
         }
@@ -248,6 +262,6 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.home.meters.connections.down();
+        self.home.borrow().meters.connections.down();
     }
 }

@@ -196,12 +196,12 @@ impl Request {
         let has_body = head.framing != Framing::Length(0);
         client.end_head(has_body, begun);
         let view = worker.view();
-        let pool = view.pool(client.port).ok_or(ProxyError::NoPool);
         let repeatable = !has_body && service::is_idempotent(head.method);
-        let order = pool.and_then(|pool| {
-            let key = service::admit(pool, client, head, || socket.authority(), out)?;
-            Ok(Order { pool: pool.clone(), key, repeatable })
-        });
+        let admitted = service::admit(view.port(client.port), client, head, || socket.authority(), out);
+        let order = admitted.map(|(pool, key)| Order { pool, key, repeatable });
+        if let Ok(order) = &order {
+            client.visit(&order.pool.home);
+        }
         Self {
             begun,
             minor: head.minor,
@@ -209,7 +209,7 @@ impl Request {
             keeps: head.keeps,
             expects_continue: head.expects_continue,
             framing: head.framing,
-            home: pool.map_or(&client.home, |pool| &pool.home).clone(),
+            home: client.home(),
             order,
         }
     }
@@ -225,7 +225,7 @@ impl Request {
             keeps: false,
             expects_continue: false,
             framing: Framing::UntilClose,
-            home: client.home.clone(),
+            home: client.home(),
             order: Err(fault.into()),
         }
     }

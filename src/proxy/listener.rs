@@ -50,7 +50,7 @@ impl Binder {
     }
 
     async fn step(&self, states: &mut BTreeMap<u16, BindState>) {
-        let wanted: BTreeSet<u16> = self.reader.load().ports().collect();
+        let wanted: BTreeSet<u16> = self.reader.load().ports().map(|(port, _)| port).collect();
         let unwanted: Vec<u16> = states.keys().filter(|port| !wanted.contains(port)).copied().collect();
         for port in unwanted {
             if states.remove(&port) == Some(BindState::Bound) {

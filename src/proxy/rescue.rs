@@ -51,6 +51,9 @@ pub enum ProxyError {
     /// No pool answers on the port any more.
     #[error("no pool answers on this port")]
     NoPool,
+    /// Pools answer on the port, but none for this host and path.
+    #[error("nothing is served here for this host and path")]
+    NoRoute,
     /// The pool has no backend that may answer.
     #[error("no backend is ready")]
     NoBackend,
@@ -81,7 +84,8 @@ impl ProxyError {
             | Self::NotImplemented
             | Self::ExpectationFailed
             | Self::ClientStalled
-            | Self::BadBody => Side::Client,
+            | Self::BadBody
+            | Self::NoRoute => Side::Client,
             Self::ConnectFailed | Self::Lost | Self::BadResponse | Self::Timeout | Self::Drained => {
                 Side::Upstream
             }
@@ -105,6 +109,7 @@ impl ProxyError {
             | Self::ExpectationFailed
             | Self::ClientStalled
             | Self::BadBody
+            | Self::NoRoute
             | Self::BadResponse => false,
         }
     }
@@ -118,6 +123,7 @@ impl ProxyError {
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::ClientStalled => StatusCode::REQUEST_TIMEOUT,
+            Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoPool | Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectFailed | Self::Lost | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::Timeout | Self::Drained => StatusCode::GATEWAY_TIMEOUT,
@@ -134,6 +140,7 @@ impl ProxyError {
             Self::ExpectationFailed => RescueReason::ExpectationFailed,
             Self::ClientStalled => RescueReason::ClientStalled,
             Self::NoPool => RescueReason::NoPool,
+            Self::NoRoute => RescueReason::NoRoute,
             Self::NoBackend => RescueReason::NoBackend,
             Self::ConnectFailed => RescueReason::ConnectFailed,
             Self::Lost => RescueReason::Lost,

@@ -12,22 +12,25 @@ use super::http1::RequestHead;
 use super::limits::MAX_TRIES;
 use super::rescue::ProxyError;
 use super::upstream::{Fault, Slot, Upstream};
-use super::view::PoolView;
+use super::view::{PoolView, PortView};
 use crate::balance::key::RequestParts;
 use crate::metrics::RetryReason;
 
-/// Checks a request for `pool` and writes its head for the backend; its key. `authority` is that of the connection
-/// it came in on.
+/// Checks a request, finds its pool and writes its head for the backend; the pool and the key. `authority` is that
+/// of the connection it came in on.
 pub(super) fn admit(
-    pool: &PoolView,
+    port: Option<&PortView>,
     client: &Client,
     head: &RequestHead<'_>,
     authority: impl FnOnce() -> String,
     out: &mut Vec<u8>,
-) -> Result<u64, ProxyError> {
+) -> Result<(Rc<PoolView>, u64), ProxyError> {
+    let port = port.ok_or(ProxyError::NoPool)?;
     let admitted = filter::admit(head)?;
+    let pool = port.route(&admitted).ok_or(ProxyError::NoRoute)?;
     headers::to_backend(out, head, &admitted, &client.forwarded, authority);
-    Ok(pool.snapshot.key_hash(&Keyed { head, admitted: &admitted, ip: client.ip }))
+    let key = pool.snapshot.key_hash(&Keyed { head, admitted: &admitted, ip: client.ip });
+    Ok((pool.clone(), key))
 }
 
 /// Whether sending it twice does no more than sending it once (RFC 9110 section 9.2.2).
@@ -170,9 +173,7 @@ impl RequestParts for Keyed<'_> {
     }
 
     fn host(&self) -> Option<&str> {
-        let host = self.admitted.host?;
-        let port = host.rfind(':').filter(|at| !host[*at..].contains(']'));
-        Some(port.map_or(host, |at| &host[..at]))
+        self.admitted.hostname()
     }
 
     fn client_ip(&self) -> IpAddr {

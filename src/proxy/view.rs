@@ -2,14 +2,17 @@
 //! each place's backend at hand. It is made anew when another snapshot is published, pool by pool.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::filter::Admitted;
 use super::limits::MAX_CANDIDATES_SEEN;
 use super::upstream::{Backends, Slot};
 use crate::balance::assignment::Place;
 use crate::balance::pool::PoolId;
+use crate::balance::routes::Routes;
 use crate::balance::snapshot::{PoolSnapshot, Snapshot};
 use crate::metrics::{PoolMeters, TrafficMeters};
 
@@ -30,21 +33,53 @@ impl Home {
 #[derive(Debug, Default)]
 pub(super) struct View {
     snapshot: Arc<Snapshot>,
-    ports: Vec<(u16, Rc<PoolView>)>,
+    pools: HashMap<PoolId, Rc<PoolView>>,
+    /// Ascending.
+    ports: Vec<(u16, PortView)>,
+}
+
+/// What is served on one port.
+#[derive(Debug)]
+pub(super) struct PortView {
+    routes: Routes<Rc<PoolView>>,
+    heeds_paths: bool,
+    /// Of a pool on the port, for what belongs to no other.
+    home: Rc<Home>,
+}
+
+impl PortView {
+    /// The pool that a request is for.
+    #[inline]
+    pub(super) fn route(&self, request: &Admitted<'_>) -> Option<&Rc<PoolView>> {
+        if self.heeds_paths {
+            return self.routes.find(request.hostname(), &request.resolved_path());
+        }
+        self.routes.find(request.hostname(), request.path)
+    }
+
+    /// Where a connection counts before its first request.
+    pub(super) fn home(&self) -> &Rc<Home> {
+        &self.home
+    }
 }
 
 impl View {
     /// The view of `snapshot`, with what can be kept of the view before.
     pub(super) fn of(snapshot: &Arc<Snapshot>, before: &Self, home: impl Fn(&PoolId) -> Rc<Home>) -> Self {
-        let pool = |port| {
-            let pool = snapshot.route(port)?;
-            let kept = before.pool(port).filter(|kept| Arc::ptr_eq(&kept.snapshot, pool));
-            Some((
-                port,
-                kept.cloned().unwrap_or_else(|| Rc::new(PoolView::new(pool.clone(), home(&pool.pool.id)))),
-            ))
+        let mut pools: HashMap<PoolId, Rc<PoolView>> = HashMap::new();
+        let mut pool = |pool: &Arc<PoolSnapshot>| {
+            let id = &pool.pool.id;
+            let kept = before.pools.get(id).filter(|kept| Arc::ptr_eq(&kept.snapshot, pool)).cloned();
+            let make = || kept.unwrap_or_else(|| Rc::new(PoolView::new(pool.clone(), home(id))));
+            pools.entry(id.clone()).or_insert_with(make).clone()
         };
-        Self { snapshot: snapshot.clone(), ports: snapshot.ports().filter_map(pool).collect() }
+        let port = |(port, routes): (u16, &Routes<Arc<PoolSnapshot>>)| {
+            let (routes, heeds_paths) = (routes.map(&mut pool), routes.heed_paths());
+            let home = routes.targets().next()?.home.clone();
+            Some((port, PortView { routes, heeds_paths, home }))
+        };
+        let ports = snapshot.ports().filter_map(port).collect();
+        Self { snapshot: snapshot.clone(), pools, ports }
     }
 
     /// Whether it shows `snapshot`.
@@ -58,10 +93,11 @@ impl View {
         &self.snapshot
     }
 
-    /// The pool that answers on `port`.
+    /// What is served on `port`.
     #[inline]
-    pub(super) fn pool(&self, port: u16) -> Option<&Rc<PoolView>> {
-        self.ports.iter().find(|(known, _)| *known == port).map(|(_, pool)| pool)
+    pub(super) fn port(&self, port: u16) -> Option<&PortView> {
+        let at = self.ports.binary_search_by_key(&port, |(known, _)| *known).ok()?;
+        Some(&self.ports[at].1)
     }
 }
 

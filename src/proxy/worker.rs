@@ -186,7 +186,7 @@ impl Worker {
             Ok(ticket) => ticket,
             Err(limit) => return self.meters.refuse(limit),
         };
-        let Some(home) = self.view().pool(port).map(|pool| pool.home.clone()) else { return };
+        let Some(home) = self.view().port(port).map(|port| port.home().clone()) else { return };
         self.set_clock(Instant::now());
         let client = Rc::new(Client::new(ip, port, home, self.clock.clone()));
         self.clients.borrow_mut().push(Rc::downgrade(&client));

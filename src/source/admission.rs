@@ -169,7 +169,10 @@ mod tests {
         check(
             "/spec/listeners",
             json!([{"name": "a", "port": 80}, {"name": "b", "port": 80}]),
-            &["spec.listeners: every listener needs a port of its own: give each of them another port"],
+            &[
+                "spec.listeners: every listener needs a port of its own: give each of them another port, or name \
+              the hosts and paths of both in one",
+            ],
         );
         check(
             "/spec/algorithm/hashOn",

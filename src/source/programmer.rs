@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crate::balance::assembly::{Assembly, Cause};
 use crate::balance::backend::{Member, State};
 use crate::balance::pool::{Pool, PoolId};
+use crate::balance::routes::Match;
 use crate::balance::seats::Roster;
-use crate::balance::snapshot::{MemberView, PoolSnapshot, Snapshot};
+use crate::balance::snapshot::{MemberView, PoolSnapshot, Shares, Snapshot};
 use crate::balance::table::prime::SLOTS_PER_SEAT;
 use crate::handoff::Publisher;
 use crate::metrics::ControlMetrics;
@@ -23,6 +24,17 @@ pub struct PoolFacts {
     pub pool: Arc<Pool>,
     /// Every backend known, in any order.
     pub members: Vec<Member>,
+}
+
+/// A part of a port that a pool asks for and an older one has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The port.
+    pub port: u16,
+    /// Its part.
+    pub matched: Match,
+    /// Whose it is.
+    pub holder: PoolId,
 }
 
 /// One change a source reports.
@@ -70,7 +82,7 @@ pub struct Report {
     /// Slots that changed backend, and why.
     pub moved: Option<(Cause, u32)>,
     /// Ports that an older pool holds, and which.
-    pub port_conflicts: Vec<(u16, PoolId)>,
+    pub port_conflicts: Vec<Conflict>,
     /// Time to settle the seats and build the table.
     pub build: Duration,
 }
@@ -85,7 +97,7 @@ pub struct Programmer {
     early: HashMap<PoolId, Roster>,
     authority: Authority,
     generation: u64,
-    ports: BTreeMap<u16, PoolId>,
+    shares: Shares,
 }
 
 #[derive(Debug)]
@@ -94,7 +106,7 @@ struct Programmed {
     assembly: Assembly,
     snapshot: Option<Arc<PoolSnapshot>>,
     roster: Roster,
-    conflicts: Vec<(u16, PoolId)>,
+    conflicts: Vec<Conflict>,
     wake_at_ms: Option<u64>,
 }
 
@@ -108,7 +120,7 @@ impl Programmer {
             early: HashMap::new(),
             authority: Authority::Follower,
             generation: 0,
-            ports: BTreeMap::new(),
+            shares: Shares::new(),
         }
     }
 
@@ -228,19 +240,19 @@ impl Programmer {
         self.pools.get(id)?.report()
     }
 
-    /// Gives each port to the oldest pool that asks for it. Returns the pools whose conflicts changed.
+    /// Gives each part of each port to the oldest pool that asks for it. Returns the pools whose conflicts changed.
     fn share_out_ports(&mut self) -> BTreeSet<PoolId> {
         let mut by_age: Vec<&PoolId> = self.pools.keys().collect();
         by_age.sort_by_key(|id| (self.pools[*id].facts.pool.created_ms, (*id).clone()));
-        let mut ports: BTreeMap<u16, PoolId> = BTreeMap::new();
-        let mut conflicts: BTreeMap<PoolId, Vec<(u16, PoolId)>> = BTreeMap::new();
+        let mut shares = Shares::new();
+        let mut conflicts: BTreeMap<PoolId, Vec<Conflict>> = BTreeMap::new();
         for id in by_age {
-            for listener in &self.pools[id].facts.pool.listeners {
-                match ports.get(&listener.port) {
-                    Some(holder) if holder != id => {
-                        conflicts.entry(id.clone()).or_default().push((listener.port, holder.clone()));
-                    }
-                    _ => drop(ports.insert(listener.port, id.clone())),
+            for (port, matched) in self.pools[id].facts.pool.shares() {
+                let holder =
+                    shares.entry(port).or_default().entry(matched.clone()).or_insert_with(|| id.clone());
+                if holder != id {
+                    let conflict = Conflict { port, matched: matched.clone(), holder: holder.clone() };
+                    conflicts.entry(id.clone()).or_default().push(conflict);
                 }
             }
         }
@@ -252,7 +264,7 @@ impl Programmer {
                 changed.insert(id.clone());
             }
         }
-        self.ports = ports;
+        self.shares = shares;
         changed
     }
 
@@ -260,7 +272,7 @@ impl Programmer {
         self.generation += 1;
         let pools =
             self.pools.iter().filter_map(|(id, pool)| Some((id.clone(), pool.snapshot.clone()?))).collect();
-        self.publisher.publish(Snapshot::new(self.generation, pools, &self.ports));
+        self.publisher.publish(Snapshot::new(self.generation, pools, &self.shares));
     }
 }
 
@@ -310,13 +322,14 @@ mod tests {
     use crate::balance::backend::{Backend, Lineage, Weight};
     use crate::balance::key::KeySource;
     use crate::balance::pool::{Fill, Group, Listener, Readiness, Timeouts};
+    use crate::balance::routes::{HostPattern, PathPrefix};
     use crate::handoff::{Reader, handoff};
 
     fn pool(name: &str, port: u16, created_ms: u64) -> Pool {
         Pool {
             id: PoolId::new("shop", name),
             created_ms,
-            listeners: vec![Listener { name: "web".into(), port }],
+            listeners: vec![Listener { name: "web".into(), port, matches: vec![Match::all()] }],
             groups: vec![Group { name: "stable".into(), weight: 1 }],
             table_size: Some(251),
             fill: Fill::Seats,
@@ -354,7 +367,7 @@ mod tests {
     }
 
     fn owner(reader: &Reader, port: u16) -> Option<String> {
-        reader.load().route(port).map(|it| it.pool.id.name.to_string())
+        reader.load().route(port, None, "/").map(|it| it.pool.id.name.to_string())
     }
 
     #[test]
@@ -379,10 +392,32 @@ mod tests {
     fn facts_that_change_nothing_publish_nothing_and_keep_the_very_table() {
         let (mut programmer, reader) = programmer();
         programmer.apply(vec![facts(pool("a", 80, 0), &["x", "y"])], Authority::Holder, 0);
-        let before = reader.load().route(80).cloned().unwrap();
+        let before = reader.load().route(80, None, "/").cloned().unwrap();
         programmer.apply(vec![facts(pool("a", 80, 0), &["y", "x"])], Authority::Holder, 1);
         assert_eq!(reader.load().generation, 1);
-        assert!(Arc::ptr_eq(&before, reader.load().route(80).unwrap()));
+        assert!(Arc::ptr_eq(&before, reader.load().route(80, None, "/").unwrap()));
+    }
+
+    #[test]
+    fn pools_share_a_port_and_only_what_both_want_is_in_conflict() {
+        let (mut programmer, reader) = programmer();
+        let of = |name: &str, created_ms, hosts: &[&str]| {
+            let matched = |host: &&str| Match { host: HostPattern::new(host), path: PathPrefix::all() };
+            let matches = hosts.iter().map(matched).collect();
+            let listeners = vec![Listener { name: "web".into(), port: 80, matches }];
+            Pool { listeners, ..pool(name, 80, created_ms) }
+        };
+        programmer.apply(vec![facts(of("a", 1, &["x.test", "y.test"]), &["x"])], Authority::Holder, 0);
+        let reports =
+            programmer.apply(vec![facts(of("b", 2, &["y.test", "z.test"]), &["y"])], Authority::Holder, 0);
+        let matched = Match { host: HostPattern::new("y.test"), path: PathPrefix::all() };
+        let conflict = Conflict { port: 80, matched, holder: PoolId::new("shop", "a") };
+        assert_eq!(reports[0].port_conflicts, [conflict]);
+        let snapshot = reader.load();
+        let owner = |host| snapshot.route(80, host, "/").map(|it| &*it.pool.id.name);
+        let owners = ["x.test", "y.test", "z.test", "w.test"].map(|host| owner(Some(host)));
+        assert_eq!(owners, [Some("a"), Some("a"), Some("b"), None]);
+        assert_eq!(owner(None), None);
     }
 
     #[test]
@@ -392,7 +427,8 @@ mod tests {
         assert!(programmer.apply(vec![younger], Authority::Holder, 0)[0].port_conflicts.is_empty());
         let reports = programmer.apply(vec![facts(pool("b", 80, 1), &["y"])], Authority::Holder, 0);
         let loser = reports.iter().find(|report| &*report.id.name == "a").expect("the younger is reported");
-        assert_eq!(loser.port_conflicts, [(80, PoolId::new("shop", "b"))]);
+        let holder = PoolId::new("shop", "b");
+        assert_eq!(loser.port_conflicts, [Conflict { port: 80, matched: Match::all(), holder }]);
         assert_eq!(owner(&reader, 80).as_deref(), Some("b"));
         programmer.apply(vec![Change::Remove(PoolId::new("shop", "b"))], Authority::Holder, 0);
         assert_eq!(owner(&reader, 80).as_deref(), Some("a"));
@@ -416,9 +452,9 @@ mod tests {
     fn a_follower_that_becomes_the_holder_seats_who_was_waiting() {
         let (mut programmer, reader) = programmer();
         programmer.apply(vec![facts(pool("a", 80, 0), &["x"])], Authority::Follower, 0);
-        assert!(reader.load().route(80).unwrap().pick(7).is_none());
+        assert!(reader.load().route(80, None, "/").unwrap().pick(7).is_none());
         assert_eq!(programmer.wake_at_ms(), Some(1_000));
         programmer.apply(vec![], Authority::Holder, 1);
-        assert!(reader.load().route(80).unwrap().pick(7).is_some());
+        assert!(reader.load().route(80, None, "/").unwrap().pick(7).is_some());
     }
 }

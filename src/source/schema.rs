@@ -118,8 +118,16 @@ fn array(schema: &Value, items: &[Value], path: &str, errors: &mut Vec<FieldErro
     unique_keys(schema, items, path, errors);
 }
 
-/// Lists with keys are maps to the API server: no two entries may have equal keys.
+/// Lists with keys are maps to the API server: no two entries may have equal keys. In a set no two may be equal.
 fn unique_keys(schema: &Value, items: &[Value], path: &str, errors: &mut Vec<FieldError>) {
+    if schema["x-kubernetes-list-type"] == "set" {
+        for (index, item) in items.iter().enumerate() {
+            if let Some(first) = items[..index].iter().position(|it| it == item) {
+                let reason = format!("{path}[{first}] is {item} already; leave one of the two out");
+                errors.push(FieldError::new(format!("{path}[{index}]"), reason));
+            }
+        }
+    }
     let keys = schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten();
     let keys: Vec<&str> = keys.filter_map(Value::as_str).collect();
     let mut seen = BTreeMap::new();

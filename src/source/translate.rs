@@ -1,7 +1,7 @@
 //! Owns the wall between the wire and the domain: a `LoadBalancerPool` becomes a checked `Pool` and the
 //! places its backends come from. Every mistake is reported with its path and what to do about it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use kube::ResourceExt;
 use crate::balance::backend::{self, BackendId, Lineage, Member, State, Weight};
 use crate::balance::key::KeySource;
 use crate::balance::pool::{self, Fill, Group, Listener, Pool, PoolId, Readiness};
+use crate::balance::routes::{HostPattern, Match, PathPrefix};
 use crate::balance::table::prime;
 use crate::crd::duration::DurationText;
 use crate::crd::pool::{self as wire, HashOnType, LoadBalancerPool, LoadBalancerPoolSpec};
@@ -146,8 +147,70 @@ fn listeners(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Listener> 
             );
         }
     }
-    let checked = |it: &wire::Listener| Listener { name: it.name.as_str().into(), port: it.port };
-    spec.listeners.iter().map(checked).collect()
+    let listener = |(index, it): (usize, &wire::Listener)| Listener {
+        name: it.name.as_str().into(),
+        port: it.port,
+        matches: matches(&format!("spec.listeners[{index}]"), it, errors),
+    };
+    spec.listeners.iter().enumerate().map(listener).collect()
+}
+
+/// What a listener is for: each of its hosts with each of its paths.
+fn matches(at: &str, listener: &wire::Listener, errors: &mut Errors) -> Vec<Match> {
+    for (index, host) in listener.hostnames.iter().enumerate() {
+        if !is_hostname(host) {
+            let reason = format!("`{host}` is no hostname; write a name in lower case, or `*.` and a name");
+            errors.add(format!("{at}.hostnames[{index}]"), reason);
+        }
+    }
+    for (index, path) in listener.paths.iter().enumerate() {
+        if let Some(fault) = path_fault(path) {
+            errors.add(format!("{at}.paths[{index}]"), format!("`{path}` {fault}"));
+        }
+    }
+    let hosts = if listener.hostnames.is_empty() {
+        vec![HostPattern::Any]
+    } else {
+        listener.hostnames.iter().map(|host| HostPattern::new(host)).collect()
+    };
+    let paths = if listener.paths.is_empty() {
+        vec![PathPrefix::all()]
+    } else {
+        listener.paths.iter().map(|path| PathPrefix::new(path)).collect()
+    };
+    let of_host =
+        |host: HostPattern| paths.iter().map(move |path| Match { host: host.clone(), path: path.clone() });
+    let all: BTreeSet<Match> = hosts.into_iter().flat_map(of_host).collect();
+    all.into_iter().collect()
+}
+
+/// A name of DNS in lower case (RFC 1123 section 2.1), with or without `*.` in front.
+fn is_hostname(host: &str) -> bool {
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(fits) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    host.len() <= 253 && name.split('.').all(is_label)
+}
+
+/// What keeps a prefix from ever matching as its writer means it.
+fn path_fault(path: &str) -> Option<&'static str> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte);
+    match path {
+        _ if !path.starts_with('/') => Some("does not begin with `/`; write the whole path"),
+        _ if path.len() > 1024 => Some("is longer than 1024 bytes; shorten it"),
+        _ if !path.bytes().all(fits) => {
+            Some("has characters that no path has; write them as %XX, without a query")
+        }
+        _ if path
+            .split('/')
+            .any(|it| matches!(&*it.to_ascii_lowercase().replace("%2e", "."), "." | "..")) =>
+        {
+            Some("has a segment `.` or `..`, which requests are rid of; write the path without it")
+        }
+        _ => None,
+    }
 }
 
 fn unique_name<'a>(seen: &mut BTreeMap<&'a str, String>, path: &str, name: &'a str, errors: &mut Errors) {
@@ -448,7 +511,7 @@ mod tests {
         let it = &translated.pool;
         assert_eq!(it.id.to_string(), "shop/web");
         assert_eq!(it.created_ms, 1_767_225_601_000);
-        assert_eq!(it.listeners, [Listener { name: "web".into(), port: 8080 }]);
+        assert_eq!(it.listeners, [Listener { name: "web".into(), port: 8080, matches: vec![Match::all()] }]);
         assert_eq!(it.groups[0], Group { name: "stable".into(), weight: 90 });
         assert_eq!(it.groups[1], Group { name: "outside".into(), weight: 1 });
         assert_eq!((it.table_size, it.fill, it.readiness), (None, Fill::Seats, Readiness::Require));
@@ -480,6 +543,19 @@ mod tests {
     }
 
     #[test]
+    fn a_listener_is_for_each_of_its_hosts_with_each_of_its_paths() {
+        let mut spec = good();
+        spec["listeners"] =
+            json!([{"name": "a", "port": 80, "hostnames": ["a.b", "*.b"], "paths": ["/x/", "/x", "/y"]}]);
+        let it = pool(&resource(spec)).unwrap().pool;
+        let told: Vec<String> = it.shares().map(|(port, matched)| format!("{port} {matched}")).collect();
+        assert_eq!(
+            told,
+            ["80 host *.b path /x", "80 host *.b path /y", "80 host a.b path /x", "80 host a.b path /y"]
+        );
+    }
+
+    #[test]
     fn header_names_are_lowered_and_a_request_timeout_of_zero_is_none() {
         let mut spec = good();
         spec["algorithm"] =
@@ -505,6 +581,25 @@ mod tests {
                 ("spec.listeners[1].port", "spec.listeners[0] has port 80 already; use another one"),
                 ("spec.listeners[2].name", "is empty; give it a name that is unique within the pool"),
                 ("spec.listeners[2].port", "0 is not a port; use 1 to 65535"),
+            ],
+        );
+        check(
+            "/listeners",
+            json!([{"name": "a", "port": 80, "hostnames": ["Shop"], "paths": ["api", "/a?b", "/x/%2E./y"]}]),
+            &[
+                (
+                    "spec.listeners[0].hostnames[0]",
+                    "`Shop` is no hostname; write a name in lower case, or `*.` and a name",
+                ),
+                ("spec.listeners[0].paths[0]", "`api` does not begin with `/`; write the whole path"),
+                (
+                    "spec.listeners[0].paths[1]",
+                    "`/a?b` has characters that no path has; write them as %XX, without a query",
+                ),
+                (
+                    "spec.listeners[0].paths[2]",
+                    "`/x/%2E./y` has a segment `.` or `..`, which requests are rid of; write the path without it",
+                ),
             ],
         );
         check(

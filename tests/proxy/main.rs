@@ -14,3 +14,4 @@ mod meters;
 mod pieces;
 mod ports;
 mod retries;
+mod routing;

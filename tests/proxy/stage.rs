@@ -11,6 +11,7 @@ use guideway::balance::assignment::Assignment;
 use guideway::balance::backend::{Backend as Target, State};
 use guideway::balance::key::KeySource;
 use guideway::balance::pool::{Fill, Group, Listener, Pool, PoolId, Readiness as PodReadiness, Timeouts};
+use guideway::balance::routes::Match;
 use guideway::balance::snapshot::{MemberView, PoolSnapshot, Snapshot};
 use guideway::balance::table::{SeatLoad, TableBuilder};
 use guideway::handoff::{BindState, BindingsReader, Publisher, bindings, handoff};
@@ -93,8 +94,22 @@ impl Stage {
         self.generation += 1;
         let pool = Arc::new(pool_snapshot(&self.pool, backends, state));
         let id = self.pool.id.clone();
-        let ports = BTreeMap::from([(self.port, id.clone())]);
-        self.publisher.publish(Snapshot::new(self.generation, BTreeMap::from([(id, pool)]), &ports));
+        let shares = BTreeMap::from([(self.port, BTreeMap::from([(Match::all(), id.clone())]))]);
+        self.publisher.publish(Snapshot::new(self.generation, BTreeMap::from([(id, pool)]), &shares));
+    }
+
+    /// Publishes a pool of each of these names, with one backend and its part of the port.
+    pub(crate) fn publish_pools(&mut self, pools: &[(&str, SocketAddr, Match)]) {
+        self.generation += 1;
+        let id = |name: &str| PoolId::new("shop", name);
+        let snapshot = |(name, backend, _): &(&str, SocketAddr, Match)| {
+            let pool = Pool { id: id(name), ..self.pool.clone() };
+            (id(name), Arc::new(pool_snapshot(&pool, &[*backend], State::Ready)))
+        };
+        let shares = pools.iter().map(|(name, _, matched)| (matched.clone(), id(name))).collect();
+        let shares = BTreeMap::from([(self.port, shares)]);
+        let pools = pools.iter().map(snapshot).collect();
+        self.publisher.publish(Snapshot::new(self.generation, pools, &shares));
     }
 
     /// Publishes a snapshot without any pool.
@@ -168,7 +183,7 @@ fn pool(port: u16, timeouts: Timeouts, drain_timeout: Duration) -> Pool {
     Pool {
         id: PoolId::new("shop", "web"),
         created_ms: 0,
-        listeners: vec![Listener { name: "web".into(), port }],
+        listeners: vec![Listener { name: "web".into(), port, matches: vec![Match::all()] }],
         groups: vec![Group { name: "stable".into(), weight: 1 }],
         table_size: None,
         fill: Fill::Seats,

@@ -244,15 +244,15 @@ mod tests {
         folder.check(
             &[("x.yaml", &both(80, 80))],
             &[],
-            &["x.yaml:18: spec.listeners[0].port: pool default/a at x.yaml:1 has port 80 too and a port goes to one \
-               pool only; use another port"],
+            &["x.yaml:18: spec.listeners[0].port: pool default/a at x.yaml:1 has port 80 too; use another port, or \
+               name the hosts or paths of each"],
         );
         // The first in the file is the one that came too late.
         folder.check(
             &[("x.yaml", &both(81, 81))],
             &[],
-            &["x.yaml:7: spec.listeners[0].port: pool default/b at x.yaml:12 has port 81 too and a port goes to one \
-               pool only; use another port"],
+            &["x.yaml:7: spec.listeners[0].port: pool default/b at x.yaml:12 has port 81 too; use another port, or \
+               name the hosts or paths of each"],
         );
         folder.check(&[("x.yaml", &both(81, 80))], &["a:81", "b:80"], &[]);
         folder.check(&[("x.yaml", &pool("a", 80))], &["a:80", "-b"], &[]);
@@ -267,10 +267,10 @@ mod tests {
             &[("x.yaml", &three(81, 82, 70_000))],
             &[],
             &[
-                "x.yaml:7: spec.listeners[0].port: pool default/b at x.yaml:12 has port 81 too and a port goes to one \
-                 pool only; use another port",
-                "x.yaml:18: spec.listeners[0].port: pool default/c at x.yaml:23 has port 82 too and a port goes to one \
-                 pool only; use another port",
+                "x.yaml:7: spec.listeners[0].port: pool default/b at x.yaml:12 has port 81 too; use another port, or \
+                 name the hosts or paths of each",
+                "x.yaml:18: spec.listeners[0].port: pool default/c at x.yaml:23 has port 82 too; use another port, or \
+                 name the hosts or paths of each",
                 "x.yaml:29: spec.listeners[0].port: 70000 is not a port; use 1 to 65535",
             ],
         );

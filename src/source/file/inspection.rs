@@ -114,8 +114,8 @@ mod tests {
             ],
             &[
                 "b.yaml:1: metadata.name: pool default/a stands at a.yaml:1 already; remove or rename one of the two",
-                "b.yaml:18: spec.listeners[0].port: pool default/b at a.yaml:12 has port 81 too and a port goes to one \
-                 pool only; use another port",
+                "b.yaml:18: spec.listeners[0].port: pool default/b at a.yaml:12 has port 81 too; use another port, or \
+                 name the hosts or paths of each",
             ],
             &["a.yaml:1: default/a", "a.yaml:12: default/b", "b.yaml:1: default/a", "b.yaml:12: default/c"],
         );

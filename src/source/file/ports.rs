@@ -1,11 +1,12 @@
-//! Owns which pool of the files gets a port. A port goes to one pool: whoever has it keeps it, and an edit that
-//! asks for it too is a mistake like any other, with its line.
+//! Owns which pool of the files gets which part of a port. A host and path of a port go to one pool: whoever has
+//! them keeps them, and an edit that asks for them too is a mistake like any other, with its line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::Held;
 use super::reading::{Found, Place, Problem};
 use crate::balance::pool::{Listener, Pool, PoolId};
+use crate::balance::routes::Match;
 
 /// Pools by their index in `found`, and what is wrong with them.
 pub(super) type Refusals = BTreeMap<usize, Vec<Problem>>;
@@ -33,7 +34,7 @@ fn asking<'a>(found: &'a [Found], refused: &Refusals) -> impl Iterator<Item = (u
     found.iter().enumerate().filter(|(index, _)| !refused.contains_key(index)).filter_map(right)
 }
 
-type Holders<'a> = BTreeMap<u16, (&'a PoolId, &'a Place)>;
+type Holders<'a> = BTreeMap<(u16, &'a Match), (&'a PoolId, &'a Place)>;
 
 fn holders<'a>(found: &'a [Found], held: &'a BTreeMap<PoolId, Held>, refused: &Refusals) -> Holders<'a> {
     let asking = || asking(found, refused);
@@ -42,29 +43,30 @@ fn holders<'a>(found: &'a [Found], held: &'a BTreeMap<PoolId, Held>, refused: &R
     let mut holders = Holders::new();
     for (id, held) in held {
         let (place, next) = edits.get(id).copied().unwrap_or((&held.place, &held.translated.pool));
-        let keeps = |port: &u16| ports(next).any(|it| it == *port);
-        holders.extend(ports(&held.translated.pool).filter(keeps).map(|port| (port, (id, place))));
+        let next: BTreeSet<(u16, &Match)> = next.shares().collect();
+        let kept = held.translated.pool.shares().filter(|share| next.contains(share));
+        holders.extend(kept.map(|share| (share, (id, place))));
     }
     for (_, it, pool) in asking() {
-        ports(pool).for_each(|port| _ = holders.entry(port).or_insert((&it.id, &it.place)));
+        pool.shares().for_each(|share| _ = holders.entry(share).or_insert((&it.id, &it.place)));
     }
     holders
 }
 
-fn ports(pool: &Pool) -> impl Iterator<Item = u16> {
-    pool.listeners.iter().map(|listener| listener.port)
-}
-
 fn problems(found: &Found, pool: &Pool, holders: &Holders<'_>, own: Option<u16>) -> Vec<Problem> {
-    let problem = |(index, Listener { port, .. }): (usize, &Listener)| {
-        let reason = match holders.get(port) {
+    let problem = |(index, Listener { port, matches, .. }): (usize, &Listener)| {
+        let other = |matched| holders.get(&(*port, matched)).filter(|(id, _)| **id != found.id);
+        let reason = match matches.iter().find_map(|matched| Some((matched, other(matched)?))) {
             _ if own == Some(*port) => {
                 format!("{port} is Guideway's own metrics port (--metrics-address); use another port")
             }
-            Some((id, place)) if **id != found.id => format!(
-                "pool {id} at {place} has port {port} too and a port goes to one pool only; use another port"
+            Some((matched, (id, place))) if *matched == Match::all() => format!(
+                "pool {id} at {place} has port {port} too; use another port, or name the hosts or paths of each"
             ),
-            _ => return None,
+            Some((matched, (id, place))) => format!(
+                "pool {id} at {place} has {matched} of port {port} too; use another port, host or path"
+            ),
+            None => return None,
         };
         let field = format!("spec.listeners[{index}].port");
         Some(Problem { place: found.place_of(&field), field, reason })

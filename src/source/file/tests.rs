@@ -65,14 +65,14 @@ impl Running {
     /// Waits until exactly these ports are served.
     async fn serves(&mut self, ports: &[u16]) {
         let served = async {
-            while self.reader.load().ports().collect::<Vec<_>>() != ports {
+            while self.reader.load().ports().map(|(port, _)| port).collect::<Vec<_>>() != ports {
                 assert!(self.reader.changed().await, "the source ended");
             }
         };
         assert!(
             timeout(SOON, served).await.is_ok(),
             "not {ports:?} but {:?}",
-            self.reader.load().ports().collect::<Vec<_>>()
+            self.reader.load().ports().map(|(port, _)| port).collect::<Vec<_>>()
         );
     }
 

@@ -10,11 +10,12 @@ use super::index::PoolEntry;
 use super::join::Problem;
 use super::resource::seats_of;
 use crate::balance::pool::Pool;
+use crate::balance::routes::Match;
 use crate::crd::LoadBalancerPoolStatus;
 use crate::crd::conditions::{self, ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS, reasons};
 use crate::crd::status::{EndpointCounts, TableStatus};
 use crate::handoff::BindState;
-use crate::source::programmer::Report;
+use crate::source::programmer::{Conflict, Report};
 
 /// Mistakes told in one message; who has more of them corrects these first.
 const MISTAKES_TOLD: usize = 20;
@@ -125,10 +126,18 @@ impl View<'_> {
                 }
             };
         };
-        if let Some((port, holder)) = report.port_conflicts.first() {
-            let message = format!(
-                "Port {port} belongs to the older pool {holder}; choose another port or remove that pool."
-            );
+        if let Some(Conflict { port, matched, holder }) = report.port_conflicts.first() {
+            let message = if *matched == Match::all() {
+                format!(
+                    "Port {port} belongs to the older pool {holder}; choose another port, name hosts or paths, or \
+                     remove that pool."
+                )
+            } else {
+                format!(
+                    "On port {port}, {matched} belongs to the older pool {holder}; choose another port, host or \
+                     path, or remove that pool."
+                )
+            };
             return Verdict::fails(PROGRAMMED, reasons::PORT_CONFLICT, message);
         }
         let ports = pool.listeners.iter().map(|listener| listener.port);
