@@ -9,6 +9,7 @@ mod replicas;
 mod rollout;
 mod scale;
 mod serving;
+mod sharing;
 mod upgrade;
 mod validation;
 
@@ -46,6 +47,12 @@ fn shared() -> Vec<Scenario> {
             Shared,
             120,
             "a pool serves from all its pods, keeps every key and passes bodies unchanged"
+        ),
+        scenario!(
+            sharing::pools_share_a_port,
+            Shared,
+            120,
+            "pools share a port by host and path, and one that asks for another's part is told whose it is"
         ),
         scenario!(
             readiness::follows_a_readiness_flip,
