@@ -26,6 +26,8 @@ pub(super) enum Phase {
     Waiting,
     /// Receiving the response.
     Download,
+    /// Speaking another protocol with the backend.
+    Tunnel,
     /// Told that we close; what it still sends is thrown away.
     Linger,
 }
@@ -173,7 +175,7 @@ impl Client {
     /// Bytes arrived from it.
     pub(super) fn received(&self, bytes: usize) {
         self.home.borrow().meters.received.add(bytes as u64);
-        if matches!(self.phase.get(), Phase::Upload | Phase::Download) {
+        if matches!(self.phase.get(), Phase::Upload | Phase::Download | Phase::Tunnel) {
             self.since.set(self.clock.get());
         }
     }
@@ -181,7 +183,7 @@ impl Client {
     /// Bytes went to it.
     pub(super) fn sent(&self, bytes: usize) {
         self.home.borrow().meters.sent.add(bytes as u64);
-        if self.phase.get() == Phase::Download {
+        if matches!(self.phase.get(), Phase::Download | Phase::Tunnel) {
             self.since.set(self.clock.get());
         }
     }
@@ -250,6 +252,7 @@ impl Client {
             Phase::Upload | Phase::Download => {
                 expired(over(since, limits.body_idle), Expiry::Stalled).or_else(drained)
             }
+            Phase::Tunnel => expired(over(since, limits.tunnel_idle), Expiry::Stalled).or_else(drained),
             Phase::Waiting => {
                 let gone = self.half_closed.get().is_some_and(|at| over(at, limits.half_close));
                 let late = self.request_timeout.get().is_some_and(|limit| over(since, limit));

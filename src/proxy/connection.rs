@@ -40,6 +40,8 @@ pub(super) struct Request {
     pub(super) minor: u8,
     /// Whether it is a HEAD.
     pub(super) to_head: bool,
+    /// The protocol that the client asks to switch to.
+    pub(super) upgrade: Option<Box<str>>,
     /// Whether the client keeps the connection.
     pub(super) keeps: bool,
     pub(super) expects_continue: bool,
@@ -206,6 +208,7 @@ impl Request {
             begun,
             minor: head.minor,
             to_head: head.method == "HEAD",
+            upgrade: head.upgrade.map(Into::into),
             keeps: head.keeps,
             expects_continue: head.expects_continue,
             framing: head.framing,
@@ -222,6 +225,7 @@ impl Request {
             begun,
             minor: 1,
             to_head: false,
+            upgrade: None,
             keeps: false,
             expects_continue: false,
             framing: Framing::UntilClose,

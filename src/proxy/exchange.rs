@@ -12,7 +12,7 @@ use super::client::{Expiry, Phase};
 use super::connection::{Connection, End, Order, Request};
 use super::flow::Flow;
 use super::headers::{self, Hop};
-use super::http1::{Encoder, Framing, Malformed, ResponseHead};
+use super::http1::{Asked, Encoder, Framing, Malformed, ResponseHead};
 use super::limits::READS_PER_TURN;
 use super::rescue::ProxyError;
 use super::scratch::{READ, Scratch};
@@ -30,6 +30,8 @@ struct Answer {
     reusable: bool,
     /// When its head was there.
     at: Instant,
+    /// Another protocol follows it, in both directions.
+    switches: bool,
 }
 
 /// Why there is no complete response.
@@ -87,6 +89,10 @@ impl Connection {
                 Ok(answer) => {
                     let took = answer.at.saturating_duration_since(sent);
                     request.home.meters.upstream_duration.observe(took);
+                    if answer.switches {
+                        self.tunnel(reached).await;
+                        return Ok(false);
+                    }
                     return self.stream(answer, reached, account).await;
                 }
                 Err(Stop::Failed(failure)) => delivery.failed(reached, failure).map_err(Stop::Rescue)?,
@@ -175,6 +181,7 @@ impl Connection {
         account: &mut Account,
     ) -> Poll<Result<Answer, Stop>> {
         let may_keep = self.may_keep(request);
+        let asked = Asked { head: request.to_head, upgrade: request.upgrade.as_deref() };
         let Self { worker, client, socket, download, .. } = self;
         let scratch = &mut *worker.scratch.borrow_mut();
         // There may be a `100 Continue` on its way; that it cannot be sent shows where we read.
@@ -185,23 +192,30 @@ impl Connection {
             let has_end = encoder == Encoder::Chunked || matches!(head.framing, Framing::Length(_));
             let keeps = may_keep && has_end;
             let date = worker.date();
-            let hop = Hop { minor: request.minor, to_head: request.to_head, keeps, date: date.as_bytes() };
+            let switches = head.switches();
+            let switches_to = asked.upgrade.filter(|_| switches);
+            let to_head = request.to_head;
+            let hop = Hop { minor: request.minor, to_head, keeps, date: date.as_bytes(), switches_to };
             lines.clear();
             headers::to_client(lines, head, &hop);
             let (status, framing) = (head.status, head.framing);
-            Answer { status, framing, encoder, keeps, reusable: head.keeps, at: Instant::now() }
+            Answer { status, framing, encoder, keeps, reusable: head.keeps, at: Instant::now(), switches }
         };
-        let head = ready!(reached.upstream.poll_head(cx, area, request.to_head, accept));
+        let head = ready!(reached.upstream.poll_head(cx, area, asked, accept));
         let (mut answer, body) = head.map_err(|fault| Stop::Failed(Failure::Upstream(fault)))?;
         account.answer(answer.status);
-        client.enter_at(Phase::Download, answer.at);
+        client.enter_at(if answer.switches { Phase::Tunnel } else { Phase::Download }, answer.at);
         self.awaits_continue = false;
         download.begin(answer.framing, answer.encoder);
-        let surplus = |rest: &[u8]| answer.reusable &= rest.is_empty();
-        let framed = download.reframe(area, body, surplus).map_err(|Malformed| Stop::Truncated)?;
+        let framed = if answer.switches {
+            body
+        } else {
+            let surplus = |rest: &[u8]| answer.reusable &= rest.is_empty();
+            download.reframe(area, body, surplus).map_err(|Malformed| Stop::Truncated)?
+        };
         let framed = scratch.put_head(framed);
         download.out.send(cx, socket, &scratch.area[framed]).map_err(|_| Stop::Gone)?;
-        if download.is_complete() {
+        if answer.switches || download.is_complete() {
             account.complete(Some(answer.at));
         }
         Poll::Ready(Ok(answer))
@@ -317,7 +331,8 @@ impl Connection {
         self.skip_kept_body();
         let keeps = request.keeps && self.upload.is_received() && self.stays_open();
         let date = self.worker.date();
-        let hop = Hop { minor: request.minor, to_head: request.to_head, keeps, date: date.as_bytes() };
+        let to_head = request.to_head;
+        let hop = Hop { minor: request.minor, to_head, keeps, date: date.as_bytes(), switches_to: None };
         error.answer(self.download.out.space(), &hop);
         self.client.enter(Phase::Download);
         poll_fn(|cx| match self.download.out.poll_flush(cx, &mut self.socket) {

@@ -41,6 +41,9 @@ pub(super) fn to_backend(
         Framing::Length(length) if head.states_length => put_length(out, length),
         Framing::Length(_) | Framing::UntilClose => {}
     }
+    if let Some(protocol) = head.upgrade {
+        put_upgrade(out, protocol);
+    }
     out.extend_from_slice(forwarded);
     if let Some(host) = admitted.host {
         put(out, &["\r\nx-forwarded-host: ", host]);
@@ -59,6 +62,8 @@ pub(super) struct Hop<'a> {
     pub(super) keeps: bool,
     /// The time now, for an answer that does not say when it was made.
     pub(super) date: &'a [u8],
+    /// The protocol that the answer switches to.
+    pub(super) switches_to: Option<&'a str>,
 }
 
 /// Writes the head of a backend's answer for the client.
@@ -67,12 +72,17 @@ pub(super) fn to_client(out: &mut Vec<u8>, head: &ResponseHead<'_>, hop: &Hop<'_
     let mut dated = false;
     for field in head.fields.iter() {
         match field.role {
-            Role::HopByHop | Role::Connection | Role::ContentLength | Role::TransferEncoding => continue,
+            Role::HopByHop | Role::Connection | Role::Upgrade => continue,
+            Role::ContentLength | Role::TransferEncoding => continue,
             _ if head.nominates && head.fields.nominate(field.name) => continue,
             Role::Date => dated = true,
             Role::Pass | Role::Host | Role::Expect | Role::Forwarding => {}
         }
         put_field(out, &field);
+    }
+    if let Some(protocol) = hop.switches_to {
+        put_upgrade(out, protocol);
+        return put_end(out, None);
     }
     put_connection(out, hop);
     match (head.framing, head.status) {
@@ -138,6 +148,10 @@ fn put_connection(out: &mut Vec<u8>, hop: &Hop<'_>) {
     }
 }
 
+fn put_upgrade(out: &mut Vec<u8>, protocol: &str) {
+    put(out, &["\r\nconnection: upgrade\r\nupgrade: ", protocol]);
+}
+
 fn put_length(out: &mut Vec<u8>, length: u64) {
     put(out, &["\r\ncontent-length: ", itoa::Buffer::new().format(length)]);
 }
@@ -169,7 +183,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::filter;
-    use super::super::http1;
+    use super::super::http1::{self, Asked};
     use super::super::limits::{HEAD_GROWTH_BYTES, MAX_HEADER_FIELDS};
     use super::*;
 
@@ -232,13 +246,16 @@ mod tests {
 
     fn client_sees(wire: &str, hop: Hop<'_>) -> String {
         let mut space = http1::space();
-        let (head, _) = ResponseHead::parse(wire.as_bytes(), &mut space, hop.to_head).unwrap().unwrap();
+        let (head, _) =
+            ResponseHead::parse(wire.as_bytes(), &mut space, Asked { head: hop.to_head, upgrade: Some("x") })
+                .unwrap()
+                .unwrap();
         let mut out = Vec::new();
         to_client(&mut out, &head, &hop);
         String::from_utf8(out).unwrap()
     }
 
-    const HOP: Hop<'_> = Hop { minor: 1, to_head: false, keeps: true, date: b"now" };
+    const HOP: Hop<'_> = Hop { minor: 1, to_head: false, keeps: true, date: b"now", switches_to: None };
 
     #[test]
     fn an_answer_says_what_becomes_of_the_connection() {
@@ -315,12 +332,12 @@ mod tests {
         ) {
             let wire = format!("{line}{}\r\n", fields.concat());
             let mut space = http1::space();
-            let Ok(Some((head, _))) = ResponseHead::parse(wire.as_bytes(), &mut space, to_head) else {
+            let Ok(Some((head, _))) = ResponseHead::parse(wire.as_bytes(), &mut space, Asked { head: to_head, upgrade: None }) else {
                 return Ok(());
             };
             let out = client_sees(&wire, Hop { minor, to_head, keeps: false, ..HOP });
             let mut space = http1::space();
-            let (written, length) = ResponseHead::parse(out.as_bytes(), &mut space, to_head).unwrap().unwrap();
+            let (written, length) = ResponseHead::parse(out.as_bytes(), &mut space, Asked { head: to_head, upgrade: None }).unwrap().unwrap();
             prop_assert_eq!((written.status, length), (head.status, out.len()));
             prop_assert_eq!(encoder(written.framing, minor), encoder(head.framing, minor));
             prop_assert!(matches!(head.framing, Framing::Length(_)) <= (written.framing == head.framing));

@@ -52,6 +52,15 @@ pub(super) const LISTENER_LINGER: Duration = Duration::from_millis(150);
 /// How often a port that could not be bound is tried again.
 pub(super) const BIND_RETRY: Duration = Duration::from_secs(2);
 
+/// On a connection that was switched to another protocol: the silence after which the kernel asks whether the peer
+/// is still there, how often it asks again, and how many questions in a row may stay without an answer. A peer that
+/// is gone is known after two minutes.
+pub(super) const PROBE_AFTER: Duration = Duration::from_secs(60);
+/// See `PROBE_AFTER`.
+pub(super) const PROBE_EVERY: Duration = Duration::from_secs(15);
+/// See `PROBE_AFTER`.
+pub(super) const PROBES: u32 = 4;
+
 /// Limits that a deployment or a test may want to differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -66,6 +75,9 @@ pub struct Limits {
     pub head: Duration,
     /// How long a body may stand still in either direction.
     pub body_idle: Duration,
+    /// How long nothing may move in either direction of a connection that was switched to another protocol. The
+    /// kernel probes for a side that is gone, so this ends only what nobody uses.
+    pub tunnel_idle: Duration,
     /// How long a client that has shut down its sending side waits for the response's head. A client
     /// that is gone looks the same, so its request is given up after this.
     pub half_close: Duration,
@@ -94,6 +106,7 @@ impl Limits {
             idle: Duration::from_secs(75),
             head: Duration::from_secs(10),
             body_idle: Duration::from_secs(60),
+            tunnel_idle: Duration::from_secs(3600),
             half_close: Duration::from_secs(1),
             linger: Duration::from_secs(2),
             upstream_idle: Duration::from_secs(4),

@@ -17,6 +17,7 @@ mod rescue;
 mod scratch;
 mod service;
 mod socket;
+mod tunnel;
 mod upstream;
 mod view;
 mod worker;

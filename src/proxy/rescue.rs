@@ -182,7 +182,8 @@ mod tests {
     fn an_answer_says_why_it_is_ours_and_when_to_come_back() {
         for (to_head, text) in [(false, "no backend is ready\n"), (true, "")] {
             let mut out = Vec::new();
-            ProxyError::NoBackend.answer(&mut out, &Hop { minor: 1, to_head, keeps: true, date: b"now" });
+            ProxyError::NoBackend
+                .answer(&mut out, &Hop { minor: 1, to_head, keeps: true, date: b"now", switches_to: None });
             let expected = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
                             x-guideway-reason: no_backend\r\nretry-after: 1\r\ncontent-length: 20\r\ndate: now\r\n\r\n";
             assert_eq!(String::from_utf8(out).unwrap(), format!("{expected}{text}"));

@@ -9,12 +9,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::client::Client;
 use super::http1;
-use super::limits::MAX_HEAD_BYTES;
+use super::limits::{MAX_HEAD_BYTES, PROBE_AFTER, PROBE_EVERY, PROBES};
 
 /// The socket of a client.
 #[derive(Debug)]
@@ -26,6 +27,11 @@ pub(super) struct ClientSocket {
 impl ClientSocket {
     pub(super) fn new(stream: TcpStream, client: Rc<Client>) -> Self {
         Self { stream, client }
+    }
+
+    /// The connection itself.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.stream
     }
 
     /// The address and port the client connected to, as a URI names them. Asked of the kernel, which few
@@ -66,9 +72,16 @@ impl Drop for ClientSocket {
     fn drop(&mut self) {
         if self.client.is_reset_on_close() {
             // Should this fail, the socket is closed in order, which the length of the body gives away.
-            let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
     }
+}
+
+/// Lets the kernel ask a silent peer whether it is still there, and end the connection when it is not.
+pub(super) fn probe(stream: &TcpStream) {
+    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+    // A peer that cannot be asked is found out by the limit of idle time, later.
+    let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
 }
 
 /// Bytes of a client that were read and not used yet: one read and an incomplete head at most, because

@@ -15,3 +15,4 @@ mod pieces;
 mod ports;
 mod retries;
 mod routing;
+mod upgrade;

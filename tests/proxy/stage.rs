@@ -381,6 +381,24 @@ impl Peer {
         timeout(PATIENCE, self.stream.read_to_end(&mut self.kept)).await.is_ok()
     }
 
+    /// Shuts down its sending side.
+    pub(crate) async fn shutdown(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
+    /// Sends `bytes` and shuts down its sending side, and reads meanwhile until the other side does.
+    pub(crate) async fn exchange(self, bytes: Vec<u8>) -> Vec<u8> {
+        let (mut reading, mut writing) = self.stream.into_split();
+        let send = async {
+            writing.write_all(&bytes).await.unwrap();
+            writing.shutdown().await.unwrap();
+        };
+        let mut received = self.kept;
+        let both = async { tokio::join!(send, reading.read_to_end(&mut received)) };
+        timeout(PATIENCE, both).await.expect("the bytes do not come").1.expect("the connection was reset");
+        received
+    }
+
     /// Ends the connection with a reset.
     pub(crate) fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();

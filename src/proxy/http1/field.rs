@@ -13,6 +13,8 @@ pub(in crate::proxy) enum Role {
     /// It ends at this hop (RFC 9110 section 7.6.1).
     HopByHop,
     Connection,
+    /// It ends at this hop too, but for a switch that both ends agree on.
+    Upgrade,
     ContentLength,
     TransferEncoding,
     Host,
@@ -78,7 +80,8 @@ fn role_of(name: &[u8]) -> Role {
         4 if is("host") => Role::Host,
         4 if is("date") => Role::Date,
         6 if is("expect") => Role::Expect,
-        7 if is("trailer") || is("upgrade") => Role::HopByHop,
+        7 if is("trailer") => Role::HopByHop,
+        7 if is("upgrade") => Role::Upgrade,
         9 if is("forwarded") || is("x-real-ip") => Role::Forwarding,
         10 if is("connection") => Role::Connection,
         10 if is("keep-alive") => Role::HopByHop,

@@ -3,7 +3,7 @@
 
 use super::field::{Fields, Role};
 use super::framing::{Codings, Framing, Lengths, Persistence};
-use super::{Malformed, Space};
+use super::{Malformed, Space, upgrade};
 use crate::proxy::limits::MAX_HEAD_BYTES;
 
 /// A request's head, as slices of the bytes it arrived in. Whoever has one in another form, such as
@@ -25,6 +25,8 @@ pub(in crate::proxy) struct RequestHead<'a> {
     pub(in crate::proxy) expects_continue: bool,
     /// Whether the client wants to keep the connection and we may.
     pub(in crate::proxy) keeps: bool,
+    /// The protocol it wants to switch the connection to, if that is one we pass on.
+    pub(in crate::proxy) upgrade: Option<&'a str>,
 }
 
 /// A head after which nobody knows where the next request begins.
@@ -63,28 +65,34 @@ impl<'a> RequestHead<'a> {
 
     fn interpret(method: &'a str, target: &'a str, minor: u8, fields: Fields<'a>) -> Result<Self, HeadFault> {
         let (mut lengths, mut codings) = (Lengths::default(), Codings::default());
-        let (mut persistence, mut expects) = (Persistence::default(), false);
+        let (mut persistence, mut expects, mut upgrades) = (Persistence::default(), false, false);
         for field in fields.iter() {
             match field.role {
                 Role::ContentLength => lengths.add(field.value)?,
                 Role::TransferEncoding => codings.add(field.value),
                 Role::Expect => expects = true,
+                Role::Upgrade => upgrades = true,
                 Role::Connection => persistence.add(field.value),
                 _ => {}
             }
         }
         let length = lengths.agreed();
+        let framing = framing(&codings, length, minor)?;
+        // With a body nobody could tell where the other protocol begins.
+        let may_switch = upgrades && minor > 0 && framing == Framing::Length(0);
+        let upgrade = may_switch.then(|| upgrade::protocol(&fields)).flatten();
         Ok(Self {
             method,
             target,
             minor,
             fields,
-            framing: framing(&codings, length, minor)?,
+            framing,
             states_length: length.is_some(),
             nominates: persistence.nominates(),
             expects_continue: expects && minor > 0,
             // With both, chunks count (RFC 9112 section 6.3), and who sent both is not trusted further.
             keeps: persistence.keeps(minor) && !(codings.any() && length.is_some()),
+            upgrade: upgrade.filter(|protocol| upgrade::may_be_asked(protocol)),
         })
     }
 }

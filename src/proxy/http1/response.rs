@@ -3,8 +3,17 @@
 
 use super::field::{Fields, Role, tokens};
 use super::framing::{Codings, Framing, Lengths, Persistence};
-use super::{Malformed, Space};
+use super::{Malformed, Space, upgrade};
 use crate::proxy::limits::MAX_HEAD_BYTES;
+
+/// What a request was, as far as the meaning of its response depends on it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::proxy) struct Asked<'a> {
+    /// It was a HEAD.
+    pub(in crate::proxy) head: bool,
+    /// The protocol it asked to switch to.
+    pub(in crate::proxy) upgrade: Option<&'a str>,
+}
 
 /// A response's head, as slices of the bytes it arrived in.
 #[derive(Debug)]
@@ -22,12 +31,11 @@ pub(in crate::proxy) struct ResponseHead<'a> {
 }
 
 impl<'a> ResponseHead<'a> {
-    /// The head at the start of `bytes` and its length. `None` while it is incomplete. `to_head` if it
-    /// answers a HEAD.
+    /// The head at the start of `bytes` and its length. `None` while it is incomplete.
     pub(in crate::proxy) fn parse(
         bytes: &'a [u8],
         space: &'a mut Space<'a>,
-        to_head: bool,
+        asked: Asked<'_>,
     ) -> Result<Option<(Self, usize)>, Malformed> {
         let window = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
         let mut parsed = httparse::Response::new(&mut []);
@@ -36,7 +44,7 @@ impl<'a> ResponseHead<'a> {
             Ok(httparse::Status::Complete(length)) => {
                 let httparse::Response { version, code, headers, .. } = parsed;
                 let line = (code.unwrap_or_default(), version.unwrap_or_default());
-                Ok(Some((Self::interpret(line, Fields::new(headers), to_head)?, length)))
+                Ok(Some((Self::interpret(line, Fields::new(headers), asked)?, length)))
             }
             Ok(httparse::Status::Partial) if window.len() < MAX_HEAD_BYTES => Ok(None),
             Ok(httparse::Status::Partial) | Err(_) => Err(Malformed),
@@ -45,12 +53,23 @@ impl<'a> ResponseHead<'a> {
 
     /// Whether another head follows (RFC 9110 section 15.2).
     pub(in crate::proxy) fn is_interim(&self) -> bool {
-        self.status < 200
+        self.status < 200 && !self.switches()
     }
 
-    fn interpret((status, minor): (u16, u8), fields: Fields<'a>, to_head: bool) -> Result<Self, Malformed> {
-        // We never ask to switch protocols, and below 100 there is nothing.
-        if status == 101 || status < 100 {
+    /// Whether another protocol follows, as the request asked.
+    pub(in crate::proxy) fn switches(&self) -> bool {
+        self.status == 101
+    }
+
+    fn interpret(
+        (status, minor): (u16, u8),
+        fields: Fields<'a>,
+        asked: Asked<'_>,
+    ) -> Result<Self, Malformed> {
+        let agrees =
+            |wanted: &str| upgrade::protocol(&fields).is_some_and(|it| it.eq_ignore_ascii_case(wanted));
+        // A switch that nobody asked for would hide what follows, and below 100 there is nothing.
+        if status < 100 || status == 101 && !asked.upgrade.is_some_and(agrees) {
             return Err(Malformed);
         }
         let (mut lengths, mut codings) = (Lengths::default(), Codings::default());
@@ -69,7 +88,7 @@ impl<'a> ResponseHead<'a> {
             return Err(Malformed);
         }
         let framing = match (codings.any(), stated_length) {
-            _ if to_head || status < 200 || matches!(status, 204 | 304) => Framing::Length(0),
+            _ if asked.head || status < 200 || matches!(status, 204 | 304) => Framing::Length(0),
             (true, _) => Framing::Chunked,
             (false, Some(length)) => Framing::Length(length),
             (false, None) => Framing::UntilClose,
@@ -80,7 +99,7 @@ impl<'a> ResponseHead<'a> {
             framing,
             stated_length,
             nominates: persistence.nominates(),
-            keeps: persistence.keeps(minor) && framing != Framing::UntilClose,
+            keeps: persistence.keeps(minor) && framing != Framing::UntilClose && status != 101,
         })
     }
 }
@@ -94,7 +113,7 @@ mod tests {
         wire: &str,
         look: impl FnOnce(Result<Option<(ResponseHead<'_>, usize)>, Malformed>) -> T,
     ) -> T {
-        look(ResponseHead::parse(wire.as_bytes(), &mut space(), false))
+        look(ResponseHead::parse(wire.as_bytes(), &mut space(), Asked::default()))
     }
 
     #[test]
@@ -126,9 +145,32 @@ mod tests {
         ] {
             let wire = format!("HTTP/1.1 {status} x\r\n{fields}\r\n\r\n");
             let mut space = space();
-            let (head, _) = ResponseHead::parse(wire.as_bytes(), &mut space, to_head).unwrap().unwrap();
+            let (head, _) =
+                ResponseHead::parse(wire.as_bytes(), &mut space, Asked { head: to_head, upgrade: None })
+                    .unwrap()
+                    .unwrap();
             assert_eq!((head.framing, head.is_interim()), (framing, status < 200), "{wire:?}");
             assert_eq!(head.keeps, framing != Framing::UntilClose, "only its end ends the body: {wire:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_switch_that_was_asked_for_is_one() {
+        for (upgrade, fields, switches) in [
+            (Some("websocket"), "Upgrade: WebSocket\r\nConnection: Upgrade", true),
+            (Some("websocket"), "Upgrade: spdy/3.1\r\nConnection: Upgrade", false),
+            (Some("websocket"), "Upgrade: websocket, spdy/3.1\r\nConnection: Upgrade", false),
+            (Some("websocket"), "Upgrade: websocket", false),
+            (Some("websocket"), "Connection: Upgrade", false),
+            (None, "Upgrade: websocket\r\nConnection: Upgrade", false),
+        ] {
+            let wire = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n\r\n");
+            let mut space = space();
+            let head = ResponseHead::parse(wire.as_bytes(), &mut space, Asked { head: false, upgrade });
+            assert_eq!(head.is_ok(), switches, "{upgrade:?} {fields:?}");
+            if let Ok(Some((head, _))) = head {
+                assert!(head.switches() && !head.is_interim() && !head.keeps);
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::proxy::http1::{self, Malformed, ResponseHead};
+use crate::proxy::http1::{self, Asked, Malformed, ResponseHead};
 use crate::proxy::limits::MAX_HEAD_BYTES;
 use crate::proxy::scratch::READ;
 
@@ -74,12 +74,12 @@ impl Upstream {
     }
 
     /// Reads up to the end of the final response's head. What `accept` makes of the head, and where in
-    /// `area` the bytes are that came behind it. `to_head` if the request was a HEAD.
+    /// `area` the bytes are that came behind it.
     pub(in crate::proxy) fn poll_head<T>(
         &mut self,
         cx: &mut Context<'_>,
         area: &mut [u8],
-        to_head: bool,
+        asked: Asked<'_>,
         accept: impl FnOnce(&ResponseHead<'_>) -> T,
     ) -> Poll<Result<(T, Range<usize>), Fault>> {
         loop {
@@ -96,7 +96,7 @@ impl Upstream {
             if before == 0 || http1::may_end(&area[bytes.clone()], before) {
                 while !bytes.is_empty() {
                     let mut space = http1::space();
-                    let head = ResponseHead::parse(&area[bytes.clone()], &mut space, to_head)?;
+                    let head = ResponseHead::parse(&area[bytes.clone()], &mut space, asked)?;
                     let Some((head, length)) = head else { break };
                     bytes.start += length;
                     if !head.is_interim() {
