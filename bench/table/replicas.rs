@@ -9,7 +9,7 @@ use guideway::balance::assembly::Assembly;
 use guideway::balance::backend::{Backend, Lineage, Member, State, Weight};
 use guideway::balance::hash::mix;
 use guideway::balance::key::KeySource;
-use guideway::balance::pool::{Fill, Group, Listener, Pool, PoolId, Readiness, Timeouts};
+use guideway::balance::pool::{Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness, Timeouts};
 use guideway::balance::routes::Match;
 use guideway::balance::seats::{Authority, Roster};
 
@@ -204,7 +204,12 @@ fn pool(seed: u64) -> Arc<Pool> {
     Arc::new(Pool {
         id: PoolId::new("default", "web"),
         created_ms: 0,
-        listeners: vec![Listener { name: "web".into(), port: 8080, matches: vec![Match::all()] }],
+        listeners: vec![Listener {
+            name: "web".into(),
+            port: 8080,
+            proxy_protocol: ProxyProtocol::Off,
+            matches: vec![Match::all()],
+        }],
         groups: vec![
             Group { name: "stable".into(), weight: 90 },
             Group { name: "canary".into(), weight: if seed.is_multiple_of(2) { 10 } else { 90 } },

@@ -92,6 +92,9 @@ fn edits_of_listeners() -> Vec<(&'static str, Value)> {
         ("/spec/listeners/0/paths", json!(["/a/./b"])),
         ("/spec/listeners/0/paths", json!(["/a/.."])),
         ("/spec/listeners/0/paths", json!([])),
+        ("/spec/listeners/0/proxyProtocol", json!("Require")),
+        ("/spec/listeners/0/proxyProtocol", json!("require")),
+        ("/spec/listeners/0/proxyProtocol", json!(true)),
         ("/spec/listeners/0/protocol", Value::Null),
         ("/spec/listeners/0/protocol", json!("http")),
     ]

@@ -37,8 +37,22 @@ pub struct Listener {
     pub name: Arc<str>,
     /// TCP port.
     pub port: u16,
+    /// How connections to the port begin.
+    pub proxy_protocol: ProxyProtocol,
     /// Which of the port's requests it takes. Never empty.
     pub matches: Vec<Match>,
+}
+
+/// Whether connections begin with a header of the PROXY protocol, which says where they come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// They do not, and one is no valid request.
+    #[default]
+    Off,
+    /// They may.
+    Accept,
+    /// They must.
+    Require,
 }
 
 /// One entry of `spec.backends`: a named share of the pool's traffic.

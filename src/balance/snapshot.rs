@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::assignment::Assignment;
 use super::backend::{Backend, BackendId, State};
 use super::key::{self, RequestParts};
-use super::pool::{Pool, PoolId};
+use super::pool::{Pool, PoolId, ProxyProtocol};
 use super::routes::{Match, Routes};
 
 /// All pools as the proxy serves them.
@@ -16,32 +16,51 @@ pub struct Snapshot {
     /// Counts up with every publish of this process; local, not part of any digest.
     pub generation: u64,
     pools: BTreeMap<PoolId, Arc<PoolSnapshot>>,
-    ports: BTreeMap<u16, Routes<Arc<PoolSnapshot>>>,
+    ports: BTreeMap<u16, Port>,
 }
 
-/// Whose each part of each port is.
-pub type Shares = BTreeMap<u16, BTreeMap<Match, PoolId>>;
+/// How each port is shared out among pools.
+pub type Shares = BTreeMap<u16, PortShares>;
+
+/// How one port is shared out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortShares {
+    /// How its connections begin.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whose each part of it is.
+    pub owners: BTreeMap<Match, PoolId>,
+}
+
+/// What is served on one port.
+#[derive(Debug)]
+pub struct Port {
+    /// How its connections begin.
+    pub proxy_protocol: ProxyProtocol,
+    /// Which pool answers which request.
+    pub routes: Routes<Arc<PoolSnapshot>>,
+}
 
 impl Snapshot {
     /// A snapshot of `pools`; `shares` says which of them answers for what.
     pub fn new(generation: u64, pools: BTreeMap<PoolId, Arc<PoolSnapshot>>, shares: &Shares) -> Self {
-        let routes = |shares: &BTreeMap<Match, PoolId>| {
-            let route = |(matched, id): (&Match, &PoolId)| Some((matched.clone(), pools.get(id)?.clone()));
-            shares.iter().filter_map(route).collect::<Routes<_>>()
+        let route = |(matched, id): (&Match, &PoolId)| Some((matched.clone(), pools.get(id)?.clone()));
+        let port = |(number, shares): (&u16, &PortShares)| {
+            let routes: Routes<_> = shares.owners.iter().filter_map(route).collect();
+            let is_served = routes.targets().next().is_some();
+            is_served.then_some((*number, Port { proxy_protocol: shares.proxy_protocol, routes }))
         };
-        let ports = shares.iter().map(|(port, shares)| (*port, routes(shares)));
-        let ports = ports.filter(|(_, routes)| routes.targets().next().is_some()).collect();
+        let ports = shares.iter().filter_map(port).collect();
         Self { generation, pools, ports }
     }
 
     /// The pool that answers on `port` for a path of a host; the host as the client names it, without its port.
     pub fn route(&self, port: u16, host: Option<&str>, path: &str) -> Option<&Arc<PoolSnapshot>> {
-        self.ports.get(&port)?.find(host, path)
+        self.ports.get(&port)?.routes.find(host, path)
     }
 
     /// The ports to listen on, ascending, and what is served there.
-    pub fn ports(&self) -> impl Iterator<Item = (u16, &Routes<Arc<PoolSnapshot>>)> {
-        self.ports.iter().map(|(port, routes)| (*port, routes))
+    pub fn ports(&self) -> impl Iterator<Item = (u16, &Port)> {
+        self.ports.iter().map(|(number, port)| (*number, port))
     }
 
     /// All pools, by id.

@@ -124,6 +124,13 @@ pub struct Listener {
     #[serde(default)]
     pub protocol: Protocol,
 
+    /// ProxyProtocol says whether connections begin with a header of the PROXY protocol, version 1 or 2, in which a
+    /// balancer before Guideway tells who the client is. Off takes none; Accept takes connections with and without,
+    /// so that whoever can connect can claim any address; Require takes none without. It is the same for all pools
+    /// that share the port.
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocol,
+
     /// Hostnames are the hosts whose requests the pool takes on this port: a name, or *. and a name for all names
     /// below it. All hosts, where there are none. The most specific one decides among pools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -153,6 +160,18 @@ pub enum Protocol {
     /// HTTP/1.1 without TLS.
     #[default]
     HTTP,
+}
+
+/// Whether connections begin with a header of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ProxyProtocol {
+    /// They do not.
+    #[default]
+    Off,
+    /// They may.
+    Accept,
+    /// They must.
+    Require,
 }
 
 /// A named share of the pool's traffic.

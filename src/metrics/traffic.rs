@@ -158,6 +158,8 @@ labels! {
         Client = "client",
         /// File descriptors of the process.
         Descriptors = "descriptors",
+        /// No valid header of the PROXY protocol where the listener wants one.
+        ProxyProtocol = "proxy_protocol",
     }
 }
 

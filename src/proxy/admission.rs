@@ -55,6 +55,16 @@ impl Admission {
         Ok(Ticket { admission: self.clone(), client })
     }
 
+    fn leave(&self, client: IpAddr) {
+        let mut shard = self.shard(client);
+        if let Some(count) = shard.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                shard.remove(&client);
+            }
+        }
+    }
+
     /// Counts cannot be left half changed, so a poisoned shard is as good as any.
     fn shard(&self, client: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         let number = match client {
@@ -66,16 +76,30 @@ impl Admission {
     }
 }
 
+impl Ticket {
+    /// Counts the connection for `client` from now on, for whom somebody else opened it, or says that this client
+    /// has as many as it may.
+    pub(super) fn transfer(&mut self, client: IpAddr) -> Result<(), Refusal> {
+        if client == self.client {
+            return Ok(());
+        }
+        {
+            let mut shard = self.admission.shard(client);
+            let count = shard.entry(client).or_default();
+            if *count >= self.admission.most_per_client {
+                return Err(Refusal::Client);
+            }
+            *count += 1;
+        }
+        self.admission.leave(std::mem::replace(&mut self.client, client));
+        Ok(())
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.admission.open.fetch_sub(1, Relaxed);
-        let mut shard = self.admission.shard(self.client);
-        if let Some(count) = shard.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                shard.remove(&self.client);
-            }
-        }
+        self.admission.leave(self.client);
     }
 }
 
@@ -105,6 +129,21 @@ mod tests {
         assert_eq!(admission.enter(BOB).unwrap_err(), Refusal::Total);
         drop(second);
         assert!(admission.enter(ADA).is_ok());
+    }
+
+    #[test]
+    fn a_connection_counts_for_whom_it_was_opened() {
+        let admission = admission(3, 1);
+        let mut first = admission.enter(ADA).unwrap();
+        first.transfer(BOB).unwrap();
+        let mut second = admission.enter(ADA).unwrap();
+        assert_eq!(second.transfer(BOB).unwrap_err(), Refusal::Client);
+        assert_eq!(admission.enter(ADA).unwrap_err(), Refusal::Client, "it counts as before");
+        drop(first);
+        second.transfer(BOB).unwrap();
+        drop((second, admission.enter(ADA).unwrap()));
+        assert_eq!(admission.open.load(Relaxed), 0);
+        assert!(admission.by_client.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 
     #[test]

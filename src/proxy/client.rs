@@ -2,7 +2,7 @@
 //! is to happen when that takes too long. Its worker looks at it once per tick, so a request sets and
 //! clears no timer.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::Waker;
@@ -54,10 +54,10 @@ pub(super) enum Expiry {
 /// One client connection, seen from the task that serves it and from its worker's tick.
 #[derive(Debug)]
 pub(super) struct Client {
-    pub(super) ip: IpAddr,
     pub(super) port: u16,
+    ip: Cell<IpAddr>,
     /// The lines that tell backends about it.
-    pub(super) forwarded: Box<[u8]>,
+    forwarded: RefCell<Box<[u8]>>,
     /// The pool of its latest request, for what is counted of it.
     home: RefCell<Rc<Home>>,
     clock: Rc<Cell<Instant>>,
@@ -79,9 +79,9 @@ impl Client {
         home.meters.connections.up();
         let now = clock.get();
         Self {
-            ip,
             port,
-            forwarded: headers::forwarded(ip),
+            ip: Cell::new(ip),
+            forwarded: RefCell::new(headers::forwarded(ip)),
             home: RefCell::new(home),
             clock,
             phase: Cell::new(Phase::Idle),
@@ -95,6 +95,22 @@ impl Client {
             waker: RefCell::default(),
             slot: RefCell::default(),
         }
+    }
+
+    /// Its address.
+    pub(super) fn ip(&self) -> IpAddr {
+        self.ip.get()
+    }
+
+    /// A balancer before us says that it is another one.
+    pub(super) fn identify(&self, ip: IpAddr) {
+        self.ip.set(ip);
+        *self.forwarded.borrow_mut() = headers::forwarded(ip);
+    }
+
+    /// The lines that tell backends about it.
+    pub(super) fn forwarded(&self) -> Ref<'_, [u8]> {
+        Ref::map(self.forwarded.borrow(), |lines| &**lines)
     }
 
     /// The pool it counts for.

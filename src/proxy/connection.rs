@@ -2,6 +2,7 @@
 //! accounted for, until one side wants to end.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -10,15 +11,19 @@ use std::time::Instant;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
+use super::admission::Ticket;
 use super::client::{Client, Expiry, Phase};
 use super::flow::Flow;
 use super::http1::{self, Framing, HeadFault, RequestHead};
 use super::limits::HEAD_GROWTH_BYTES;
+use super::origin::{self, Beginning};
 use super::rescue::ProxyError;
 use super::service;
 use super::socket::{ClientSocket, Inbox};
 use super::view::{Home, PoolView};
 use super::worker::Worker;
+use crate::balance::pool::ProxyProtocol;
+use crate::metrics::Refusal;
 
 /// One connection of a client.
 pub(super) struct Connection {
@@ -67,8 +72,14 @@ pub(super) enum End {
     Drop,
 }
 
-/// Serves one client until its connection ends.
-pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, client: Rc<Client>) {
+/// Serves one client until its connection ends. It counts as long as `ticket` lives.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    client: Rc<Client>,
+    mut ticket: Ticket,
+    proxy_protocol: ProxyProtocol,
+) {
     let _watch = PanicWatch(worker.clone());
     let mut connection = Connection {
         socket: ClientSocket::new(stream, client.clone()),
@@ -84,6 +95,9 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, client: Rc<Clie
         Poll::Ready(())
     })
     .await;
+    if proxy_protocol != ProxyProtocol::Off && connection.meet(proxy_protocol, &mut ticket).await.is_err() {
+        return;
+    }
     let end = loop {
         match poll_fn(|cx| connection.poll_request(cx)).await {
             Ok(request) => {
@@ -100,6 +114,49 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, client: Rc<Clie
 }
 
 impl Connection {
+    /// Learns from a header of the PROXY protocol who the client is. An error ends the connection.
+    async fn meet(&mut self, wanted: ProxyProtocol, ticket: &mut Ticket) -> Result<(), End> {
+        self.client.enter(Phase::Head);
+        let source = poll_fn(|cx| self.poll_beginning(cx, wanted)).await?;
+        if let Some(source) = source {
+            ticket.transfer(source).map_err(|limit| {
+                self.worker.meters.refuse(limit);
+                End::Drop
+            })?;
+            self.client.identify(source);
+        }
+        self.client.enter(Phase::Idle);
+        Ok(())
+    }
+
+    fn poll_beginning(
+        &mut self,
+        cx: &mut Context<'_>,
+        wanted: ProxyProtocol,
+    ) -> Poll<Result<Option<IpAddr>, End>> {
+        let Self { worker, client, socket, inbox, .. } = self;
+        loop {
+            match origin::beginning(inbox.bytes()) {
+                Beginning::Incomplete => {}
+                Beginning::Absent if wanted == ProxyProtocol::Accept => return Poll::Ready(Ok(None)),
+                Beginning::Header { source, length } => {
+                    inbox.advance(length);
+                    return Poll::Ready(Ok(source));
+                }
+                Beginning::Absent | Beginning::Malformed => {
+                    worker.meters.refuse(Refusal::ProxyProtocol);
+                    return Poll::Ready(Err(End::Drop));
+                }
+            }
+            let mut scratch = worker.scratch.borrow_mut();
+            match socket.poll_read(cx, &mut scratch.area) {
+                Poll::Ready(Ok(read @ 1..)) => inbox.keep(&scratch.area[..read]),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(End::Drop)),
+                Poll::Pending => return expired(client),
+            }
+        }
+    }
+
     /// Reads up to the end of a request's head.
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request, End>> {
         let Self { worker, client, socket, inbox, upload, .. } = self;

@@ -13,6 +13,7 @@ mod headers;
 mod http1;
 mod limits;
 mod listener;
+mod origin;
 mod rescue;
 mod scratch;
 mod service;

@@ -28,8 +28,8 @@ pub(super) fn admit(
     let port = port.ok_or(ProxyError::NoPool)?;
     let admitted = filter::admit(head)?;
     let pool = port.route(&admitted).ok_or(ProxyError::NoRoute)?;
-    headers::to_backend(out, head, &admitted, &client.forwarded, authority);
-    let key = pool.snapshot.key_hash(&Keyed { head, admitted: &admitted, ip: client.ip });
+    headers::to_backend(out, head, &admitted, &client.forwarded(), authority);
+    let key = pool.snapshot.key_hash(&Keyed { head, admitted: &admitted, ip: client.ip() });
     Ok((pool.clone(), key))
 }
 

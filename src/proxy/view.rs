@@ -11,9 +11,9 @@ use super::filter::Admitted;
 use super::limits::MAX_CANDIDATES_SEEN;
 use super::upstream::{Backends, Slot};
 use crate::balance::assignment::Place;
-use crate::balance::pool::PoolId;
+use crate::balance::pool::{PoolId, ProxyProtocol};
 use crate::balance::routes::Routes;
-use crate::balance::snapshot::{PoolSnapshot, Snapshot};
+use crate::balance::snapshot::{PoolSnapshot, Port, Snapshot};
 use crate::metrics::{PoolMeters, TrafficMeters};
 
 /// What outlives snapshots: a pool's counters and connections on this thread.
@@ -43,6 +43,7 @@ pub(super) struct View {
 pub(super) struct PortView {
     routes: Routes<Rc<PoolView>>,
     heeds_paths: bool,
+    proxy_protocol: ProxyProtocol,
     /// Of a pool on the port, for what belongs to no other.
     home: Rc<Home>,
 }
@@ -55,6 +56,11 @@ impl PortView {
             return self.routes.find(request.hostname(), &request.resolved_path());
         }
         self.routes.find(request.hostname(), request.path)
+    }
+
+    /// How its connections begin.
+    pub(super) fn proxy_protocol(&self) -> ProxyProtocol {
+        self.proxy_protocol
     }
 
     /// Where a connection counts before its first request.
@@ -73,10 +79,10 @@ impl View {
             let make = || kept.unwrap_or_else(|| Rc::new(PoolView::new(pool.clone(), home(id))));
             pools.entry(id.clone()).or_insert_with(make).clone()
         };
-        let port = |(port, routes): (u16, &Routes<Arc<PoolSnapshot>>)| {
-            let (routes, heeds_paths) = (routes.map(&mut pool), routes.heed_paths());
+        let port = |(number, port): (u16, &Port)| {
+            let (routes, heeds_paths) = (port.routes.map(&mut pool), port.routes.heed_paths());
             let home = routes.targets().next()?.home.clone();
-            Some((port, PortView { routes, heeds_paths, home }))
+            Some((number, PortView { routes, heeds_paths, proxy_protocol: port.proxy_protocol, home }))
         };
         let ports = snapshot.ports().filter_map(port).collect();
         Self { snapshot: snapshot.clone(), pools, ports }

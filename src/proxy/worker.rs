@@ -186,15 +186,16 @@ impl Worker {
             Ok(ticket) => ticket,
             Err(limit) => return self.meters.refuse(limit),
         };
-        let Some(home) = self.view().port(port).map(|port| port.home().clone()) else { return };
+        let view = self.view();
+        let Some(served) = view.port(port) else { return };
+        let (home, proxy_protocol) = (served.home().clone(), served.proxy_protocol());
         self.set_clock(Instant::now());
         let client = Rc::new(Client::new(ip, port, home, self.clock.clone()));
         self.clients.borrow_mut().push(Rc::downgrade(&client));
         self.busy.notify_one();
         let worker = self.clone();
         spawn_local(async move {
-            let _ticket = ticket;
-            connection::serve(worker, stream, client).await;
+            connection::serve(worker, stream, client, ticket, proxy_protocol).await;
         });
     }
 

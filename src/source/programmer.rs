@@ -1,16 +1,17 @@
 //! Owns the way from facts to a published snapshot: one assembly a pool, ports by seniority, one swap
 //! for all changes of a batch. A pool that does not change keeps its very table.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::balance::assembly::{Assembly, Cause};
 use crate::balance::backend::{Member, State};
-use crate::balance::pool::{Pool, PoolId};
+use crate::balance::pool::{Listener, Pool, PoolId};
 use crate::balance::routes::Match;
 use crate::balance::seats::Roster;
-use crate::balance::snapshot::{MemberView, PoolSnapshot, Shares, Snapshot};
+use crate::balance::snapshot::{MemberView, PoolSnapshot, PortShares, Shares, Snapshot};
 use crate::balance::table::prime::SLOTS_PER_SEAT;
 use crate::handoff::Publisher;
 use crate::metrics::ControlMetrics;
@@ -26,15 +27,24 @@ pub struct PoolFacts {
     pub members: Vec<Member>,
 }
 
-/// A part of a port that a pool asks for and an older one has.
+/// What a pool asks for of a port and cannot have beside an older pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
     /// The port.
     pub port: u16,
-    /// Its part.
-    pub matched: Match,
-    /// Whose it is.
+    /// What of it.
+    pub over: Contested,
+    /// The older pool.
     pub holder: PoolId,
+}
+
+/// What of a port two pools cannot both have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contested {
+    /// The same requests.
+    Part(Match),
+    /// Another way in which all of the port's connections begin.
+    ProxyProtocol,
 }
 
 /// One change a source reports.
@@ -244,15 +254,14 @@ impl Programmer {
     fn share_out_ports(&mut self) -> BTreeSet<PoolId> {
         let mut by_age: Vec<&PoolId> = self.pools.keys().collect();
         by_age.sort_by_key(|id| (self.pools[*id].facts.pool.created_ms, (*id).clone()));
-        let mut shares = Shares::new();
+        let (mut shares, mut oldest) = (Shares::new(), BTreeMap::new());
         let mut conflicts: BTreeMap<PoolId, Vec<Conflict>> = BTreeMap::new();
         for id in by_age {
-            for (port, matched) in self.pools[id].facts.pool.shares() {
-                let holder =
-                    shares.entry(port).or_default().entry(matched.clone()).or_insert_with(|| id.clone());
-                if holder != id {
-                    let conflict = Conflict { port, matched: matched.clone(), holder: holder.clone() };
-                    conflicts.entry(id.clone()).or_default().push(conflict);
+            for listener in &self.pools[id].facts.pool.listeners {
+                let oldest = *oldest.entry(listener.port).or_insert(id);
+                let lost = claim(shares.entry(listener.port), listener, id, oldest);
+                if !lost.is_empty() {
+                    conflicts.entry(id.clone()).or_default().extend(lost);
                 }
             }
         }
@@ -274,6 +283,26 @@ impl Programmer {
             self.pools.iter().filter_map(|(id, pool)| Some((id.clone(), pool.snapshot.clone()?))).collect();
         self.publisher.publish(Snapshot::new(self.generation, pools, &self.shares));
     }
+}
+
+/// Gives pool `id` what is left of its listener's port, on which `oldest` was first; what is not left.
+fn claim(
+    port: Entry<'_, u16, PortShares>,
+    listener: &Listener,
+    id: &PoolId,
+    oldest: &PoolId,
+) -> Vec<Conflict> {
+    let &Listener { port: number, proxy_protocol, .. } = listener;
+    let port = port.or_insert_with(|| PortShares { proxy_protocol, owners: BTreeMap::new() });
+    if port.proxy_protocol != proxy_protocol {
+        return vec![Conflict { port: number, over: Contested::ProxyProtocol, holder: oldest.clone() }];
+    }
+    let claim = |matched: &Match| {
+        let holder = port.owners.entry(matched.clone()).or_insert_with(|| id.clone());
+        let over = || Contested::Part(matched.clone());
+        (holder != id).then(|| Conflict { port: number, over: over(), holder: holder.clone() })
+    };
+    listener.matches.iter().filter_map(claim).collect()
 }
 
 impl Programmed {
@@ -321,7 +350,7 @@ mod tests {
     use super::*;
     use crate::balance::backend::{Backend, Lineage, Weight};
     use crate::balance::key::KeySource;
-    use crate::balance::pool::{Fill, Group, Listener, Readiness, Timeouts};
+    use crate::balance::pool::{Fill, Group, ProxyProtocol, Readiness, Timeouts};
     use crate::balance::routes::{HostPattern, PathPrefix};
     use crate::handoff::{Reader, handoff};
 
@@ -329,7 +358,7 @@ mod tests {
         Pool {
             id: PoolId::new("shop", name),
             created_ms,
-            listeners: vec![Listener { name: "web".into(), port, matches: vec![Match::all()] }],
+            listeners: vec![listener(port)],
             groups: vec![Group { name: "stable".into(), weight: 1 }],
             table_size: Some(251),
             fill: Fill::Seats,
@@ -338,6 +367,11 @@ mod tests {
             drain_timeout: Duration::from_secs(60),
             timeouts: Timeouts::default(),
         }
+    }
+
+    fn listener(port: u16) -> Listener {
+        let proxy_protocol = ProxyProtocol::Off;
+        Listener { name: "web".into(), port, proxy_protocol, matches: vec![Match::all()] }
     }
 
     fn member(name: &str) -> Member {
@@ -404,20 +438,43 @@ mod tests {
         let of = |name: &str, created_ms, hosts: &[&str]| {
             let matched = |host: &&str| Match { host: HostPattern::new(host), path: PathPrefix::all() };
             let matches = hosts.iter().map(matched).collect();
-            let listeners = vec![Listener { name: "web".into(), port: 80, matches }];
-            Pool { listeners, ..pool(name, 80, created_ms) }
+            let mut pool = pool(name, 80, created_ms);
+            pool.listeners[0].matches = matches;
+            pool
         };
         programmer.apply(vec![facts(of("a", 1, &["x.test", "y.test"]), &["x"])], Authority::Holder, 0);
         let reports =
             programmer.apply(vec![facts(of("b", 2, &["y.test", "z.test"]), &["y"])], Authority::Holder, 0);
         let matched = Match { host: HostPattern::new("y.test"), path: PathPrefix::all() };
-        let conflict = Conflict { port: 80, matched, holder: PoolId::new("shop", "a") };
+        let conflict =
+            Conflict { port: 80, over: Contested::Part(matched), holder: PoolId::new("shop", "a") };
         assert_eq!(reports[0].port_conflicts, [conflict]);
         let snapshot = reader.load();
         let owner = |host| snapshot.route(80, host, "/").map(|it| &*it.pool.id.name);
         let owners = ["x.test", "y.test", "z.test", "w.test"].map(|host| owner(Some(host)));
         assert_eq!(owners, [Some("a"), Some("a"), Some("b"), None]);
         assert_eq!(owner(None), None);
+    }
+
+    #[test]
+    fn all_pools_of_a_port_agree_how_its_connections_begin() {
+        let (mut programmer, reader) = programmer();
+        let of = |name: &str, created_ms, proxy_protocol| {
+            let mut pool = pool(name, 80, created_ms);
+            pool.listeners[0].proxy_protocol = proxy_protocol;
+            pool.listeners[0].matches = vec![Match { host: HostPattern::new(name), path: PathPrefix::all() }];
+            pool
+        };
+        programmer.apply(vec![facts(of("a", 1, ProxyProtocol::Require), &["x"])], Authority::Holder, 0);
+        let reports =
+            programmer.apply(vec![facts(of("b", 2, ProxyProtocol::Off), &["y"])], Authority::Holder, 0);
+        let holder = PoolId::new("shop", "a");
+        assert_eq!(
+            reports[0].port_conflicts,
+            [Conflict { port: 80, over: Contested::ProxyProtocol, holder }]
+        );
+        assert!(reader.load().route(80, Some("b"), "/").is_none());
+        assert!(reader.load().ports().all(|(_, port)| port.proxy_protocol == ProxyProtocol::Require));
     }
 
     #[test]
@@ -428,7 +485,10 @@ mod tests {
         let reports = programmer.apply(vec![facts(pool("b", 80, 1), &["y"])], Authority::Holder, 0);
         let loser = reports.iter().find(|report| &*report.id.name == "a").expect("the younger is reported");
         let holder = PoolId::new("shop", "b");
-        assert_eq!(loser.port_conflicts, [Conflict { port: 80, matched: Match::all(), holder }]);
+        assert_eq!(
+            loser.port_conflicts,
+            [Conflict { port: 80, over: Contested::Part(Match::all()), holder }]
+        );
         assert_eq!(owner(&reader, 80).as_deref(), Some("b"));
         programmer.apply(vec![Change::Remove(PoolId::new("shop", "b"))], Authority::Holder, 0);
         assert_eq!(owner(&reader, 80).as_deref(), Some("a"));

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 
 use crate::balance::backend::{self, BackendId, Lineage, Member, State, Weight};
 use crate::balance::key::KeySource;
-use crate::balance::pool::{self, Fill, Group, Listener, Pool, PoolId, Readiness};
+use crate::balance::pool::{self, Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness};
 use crate::balance::routes::{HostPattern, Match, PathPrefix};
 use crate::balance::table::prime;
 use crate::crd::duration::DurationText;
@@ -150,9 +150,18 @@ fn listeners(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Listener> 
     let listener = |(index, it): (usize, &wire::Listener)| Listener {
         name: it.name.as_str().into(),
         port: it.port,
+        proxy_protocol: proxy_protocol(it.proxy_protocol),
         matches: matches(&format!("spec.listeners[{index}]"), it, errors),
     };
     spec.listeners.iter().enumerate().map(listener).collect()
+}
+
+fn proxy_protocol(wanted: wire::ProxyProtocol) -> ProxyProtocol {
+    match wanted {
+        wire::ProxyProtocol::Off => ProxyProtocol::Off,
+        wire::ProxyProtocol::Accept => ProxyProtocol::Accept,
+        wire::ProxyProtocol::Require => ProxyProtocol::Require,
+    }
 }
 
 /// What a listener is for: each of its hosts with each of its paths.
@@ -511,7 +520,11 @@ mod tests {
         let it = &translated.pool;
         assert_eq!(it.id.to_string(), "shop/web");
         assert_eq!(it.created_ms, 1_767_225_601_000);
-        assert_eq!(it.listeners, [Listener { name: "web".into(), port: 8080, matches: vec![Match::all()] }]);
+        let (name, proxy_protocol) = ("web".into(), ProxyProtocol::Off);
+        assert_eq!(
+            it.listeners,
+            [Listener { name, port: 8080, proxy_protocol, matches: vec![Match::all()] }]
+        );
         assert_eq!(it.groups[0], Group { name: "stable".into(), weight: 90 });
         assert_eq!(it.groups[1], Group { name: "outside".into(), weight: 1 });
         assert_eq!((it.table_size, it.fill, it.readiness), (None, Fill::Seats, Readiness::Require));

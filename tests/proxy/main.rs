@@ -11,6 +11,7 @@ mod exchange;
 mod framing;
 mod limits;
 mod meters;
+mod origin;
 mod pieces;
 mod ports;
 mod retries;

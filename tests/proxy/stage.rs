@@ -10,9 +10,11 @@ use std::time::Duration;
 use guideway::balance::assignment::Assignment;
 use guideway::balance::backend::{Backend as Target, State};
 use guideway::balance::key::KeySource;
-use guideway::balance::pool::{Fill, Group, Listener, Pool, PoolId, Readiness as PodReadiness, Timeouts};
+use guideway::balance::pool::{
+    Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness as PodReadiness, Timeouts,
+};
 use guideway::balance::routes::Match;
-use guideway::balance::snapshot::{MemberView, PoolSnapshot, Snapshot};
+use guideway::balance::snapshot::{MemberView, PoolSnapshot, PortShares, Shares, Snapshot};
 use guideway::balance::table::{SeatLoad, TableBuilder};
 use guideway::handoff::{BindState, BindingsReader, Publisher, bindings, handoff};
 use guideway::metrics::Metrics;
@@ -35,6 +37,7 @@ pub(crate) struct Stage {
     publisher: Publisher,
     generation: u64,
     pool: Pool,
+    proxy_protocol: ProxyProtocol,
 }
 
 /// What a test may want to differ.
@@ -46,6 +49,7 @@ pub(crate) struct Setup {
     pub(crate) port: Option<u16>,
     /// The port of the process itself.
     pub(crate) own_port: Option<u16>,
+    pub(crate) proxy_protocol: ProxyProtocol,
 }
 
 impl Default for Setup {
@@ -58,6 +62,7 @@ impl Default for Setup {
             workers: 1,
             port: None,
             own_port: None,
+            proxy_protocol: ProxyProtocol::Off,
         }
     }
 }
@@ -83,7 +88,18 @@ impl Stage {
         let bound = readiness.latch("listeners bound");
         let proxy = Proxy::start(options, reader, writer, metrics.traffic(), bound).unwrap();
         let pool = pool(port, setup.timeouts, setup.drain_timeout);
-        let mut stage = Self { port, proxy, metrics, bindings, readiness, publisher, generation: 0, pool };
+        let proxy_protocol = setup.proxy_protocol;
+        let mut stage = Self {
+            port,
+            proxy,
+            metrics,
+            bindings,
+            readiness,
+            publisher,
+            generation: 0,
+            pool,
+            proxy_protocol,
+        };
         stage.publish(backends, State::Ready);
         stage.wait_until(|ports| ports.contains_key(&port)).await;
         stage
@@ -94,7 +110,7 @@ impl Stage {
         self.generation += 1;
         let pool = Arc::new(pool_snapshot(&self.pool, backends, state));
         let id = self.pool.id.clone();
-        let shares = BTreeMap::from([(self.port, BTreeMap::from([(Match::all(), id.clone())]))]);
+        let shares = self.shares(BTreeMap::from([(Match::all(), id.clone())]));
         self.publisher.publish(Snapshot::new(self.generation, BTreeMap::from([(id, pool)]), &shares));
     }
 
@@ -106,10 +122,14 @@ impl Stage {
             let pool = Pool { id: id(name), ..self.pool.clone() };
             (id(name), Arc::new(pool_snapshot(&pool, &[*backend], State::Ready)))
         };
-        let shares = pools.iter().map(|(name, _, matched)| (matched.clone(), id(name))).collect();
-        let shares = BTreeMap::from([(self.port, shares)]);
+        let shares =
+            self.shares(pools.iter().map(|(name, _, matched)| (matched.clone(), id(name))).collect());
         let pools = pools.iter().map(snapshot).collect();
         self.publisher.publish(Snapshot::new(self.generation, pools, &shares));
+    }
+
+    fn shares(&self, owners: BTreeMap<Match, PoolId>) -> Shares {
+        BTreeMap::from([(self.port, PortShares { proxy_protocol: self.proxy_protocol, owners })])
     }
 
     /// Publishes a snapshot without any pool.
@@ -183,7 +203,12 @@ fn pool(port: u16, timeouts: Timeouts, drain_timeout: Duration) -> Pool {
     Pool {
         id: PoolId::new("shop", "web"),
         created_ms: 0,
-        listeners: vec![Listener { name: "web".into(), port, matches: vec![Match::all()] }],
+        listeners: vec![Listener {
+            name: "web".into(),
+            port,
+            proxy_protocol: ProxyProtocol::Off,
+            matches: vec![Match::all()],
+        }],
         groups: vec![Group { name: "stable".into(), weight: 1 }],
         table_size: None,
         fill: Fill::Seats,
@@ -318,6 +343,10 @@ impl Peer {
 
     pub(crate) async fn write(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    pub(crate) async fn write_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
     }
 
     /// Reads up to and including the empty line that ends a head.

@@ -258,6 +258,47 @@ mod tests {
         folder.check(&[("x.yaml", &pool("a", 80))], &["a:80", "-b"], &[]);
     }
 
+    /// The pools `a` and `b` on port 80, with these fields of their listeners.
+    fn sharing(a: &str, b: &str) -> String {
+        let with = |name, fields: &str| {
+            pool(name, 80).replace("port: 80\n  b", &format!("port: 80\n    {fields}\n  b"))
+        };
+        format!("{}---\n{}", with("a", a), with("b", b))
+    }
+
+    #[test]
+    fn pools_share_a_port_by_host_and_path_but_not_the_same_ones() {
+        let mut folder = Folder::new();
+        let apart = sharing("hostnames: [a.test]", "hostnames: [b.test]");
+        folder.check(&[("x.yaml", &apart)], &["a:80", "b:80"], &[]);
+        // The first in the file wants what the second has.
+        folder.check(
+            &[("x.yaml", &sharing("hostnames: [a.test, b.test]", "hostnames: [b.test]"))],
+            &[],
+            &["x.yaml:7: spec.listeners[0].port: pool default/b at x.yaml:13 has host b.test path / of port 80 too; \
+               use another port, host or path"],
+        );
+        let by_path = sharing("hostnames: [b.test]", "hostnames: [b.test]\n    paths: [/b]");
+        folder.check(&[("x.yaml", &by_path)], &["a:80", "b:80"], &[]);
+    }
+
+    #[test]
+    fn pools_of_one_port_agree_how_its_connections_begin() {
+        let mut folder = Folder::new();
+        let apart = |a: &str, b: &str| {
+            sharing(&format!("hostnames: [a.test]{a}"), &format!("hostnames: [b.test]{b}"))
+        };
+        let requires = "\n    proxyProtocol: Require";
+        folder.check(&[("x.yaml", &apart("", ""))], &["a:80", "b:80"], &[]);
+        folder.check(
+            &[("x.yaml", &apart("", requires))],
+            &[],
+            &["x.yaml:21: spec.listeners[0].proxyProtocol: pool default/a at x.yaml:1 has another proxyProtocol on \
+               port 80; use the same, or another port"],
+        );
+        folder.check(&[("x.yaml", &apart(requires, requires))], &["a:80", "b:80"], &[]);
+    }
+
     #[test]
     fn a_port_that_a_refused_edit_would_have_given_up_is_not_free() {
         let mut folder = Folder::new();

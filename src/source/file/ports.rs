@@ -1,11 +1,11 @@
 //! Owns which pool of the files gets which part of a port. A host and path of a port go to one pool: whoever has
 //! them keeps them, and an edit that asks for them too is a mistake like any other, with its line.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::catalog::Held;
 use super::reading::{Found, Place, Problem};
-use crate::balance::pool::{Listener, Pool, PoolId};
+use crate::balance::pool::{Listener, Pool, PoolId, ProxyProtocol};
 use crate::balance::routes::Match;
 
 /// Pools by their index in `found`, and what is wrong with them.
@@ -34,28 +34,55 @@ fn asking<'a>(found: &'a [Found], refused: &Refusals) -> impl Iterator<Item = (u
     found.iter().enumerate().filter(|(index, _)| !refused.contains_key(index)).filter_map(right)
 }
 
-type Holders<'a> = BTreeMap<(u16, &'a Match), (&'a PoolId, &'a Place)>;
+/// Who has what of each port.
+#[derive(Default)]
+struct Holders<'a> {
+    parts: BTreeMap<(u16, &'a Match), (&'a PoolId, &'a Place)>,
+    /// Of those who say how the port's connections begin, the first.
+    beginnings: BTreeMap<u16, (ProxyProtocol, &'a PoolId, &'a Place)>,
+}
+
+impl<'a> Holders<'a> {
+    /// Gives a listener what is not somebody's yet, of the parts that `keeps` says.
+    fn add(
+        &mut self,
+        listener: &'a Listener,
+        id: &'a PoolId,
+        place: &'a Place,
+        keeps: impl Fn(&Match) -> bool,
+    ) {
+        self.beginnings.entry(listener.port).or_insert((listener.proxy_protocol, id, place));
+        for matched in listener.matches.iter().filter(|matched| keeps(matched)) {
+            self.parts.entry((listener.port, matched)).or_insert((id, place));
+        }
+    }
+}
 
 fn holders<'a>(found: &'a [Found], held: &'a BTreeMap<PoolId, Held>, refused: &Refusals) -> Holders<'a> {
     let asking = || asking(found, refused);
     let edits: BTreeMap<&PoolId, (&Place, &Pool)> =
         asking().map(|(_, it, pool)| (&it.id, (&it.place, pool))).collect();
-    let mut holders = Holders::new();
+    let mut holders = Holders::default();
     for (id, held) in held {
         let (place, next) = edits.get(id).copied().unwrap_or((&held.place, &held.translated.pool));
-        let next: BTreeSet<(u16, &Match)> = next.shares().collect();
-        let kept = held.translated.pool.shares().filter(|share| next.contains(share));
-        holders.extend(kept.map(|share| (share, (id, place))));
+        for had in &held.translated.pool.listeners {
+            let same = |it: &&Listener| it.port == had.port && it.proxy_protocol == had.proxy_protocol;
+            if let Some(kept) = next.listeners.iter().find(same) {
+                holders.add(had, id, place, |matched| kept.matches.contains(matched));
+            }
+        }
     }
     for (_, it, pool) in asking() {
-        pool.shares().for_each(|share| _ = holders.entry(share).or_insert((&it.id, &it.place)));
+        pool.listeners.iter().for_each(|listener| holders.add(listener, &it.id, &it.place, |_| true));
     }
     holders
 }
 
 fn problems(found: &Found, pool: &Pool, holders: &Holders<'_>, own: Option<u16>) -> Vec<Problem> {
-    let problem = |(index, Listener { port, matches, .. }): (usize, &Listener)| {
-        let other = |matched| holders.get(&(*port, matched)).filter(|(id, _)| **id != found.id);
+    let problem = |(index, Listener { port, proxy_protocol, matches, .. }): (usize, &Listener)| {
+        let other = |matched| holders.parts.get(&(*port, matched)).filter(|(id, _)| **id != found.id);
+        let begins = holders.beginnings.get(port).filter(|(begins, _, _)| begins != proxy_protocol);
+        let field = format!("spec.listeners[{index}].port");
         let reason = match matches.iter().find_map(|matched| Some((matched, other(matched)?))) {
             _ if own == Some(*port) => {
                 format!("{port} is Guideway's own metrics port (--metrics-address); use another port")
@@ -66,9 +93,15 @@ fn problems(found: &Found, pool: &Pool, holders: &Holders<'_>, own: Option<u16>)
             Some((matched, (id, place))) => format!(
                 "pool {id} at {place} has {matched} of port {port} too; use another port, host or path"
             ),
-            None => return None,
+            None => {
+                let (_, id, place) = begins?;
+                let field = format!("spec.listeners[{index}].proxyProtocol");
+                let reason = format!(
+                    "pool {id} at {place} has another proxyProtocol on port {port}; use the same, or another port"
+                );
+                return Some(Problem { place: found.place_of(&field), field, reason });
+            }
         };
-        let field = format!("spec.listeners[{index}].port");
         Some(Problem { place: found.place_of(&field), field, reason })
     };
     pool.listeners.iter().enumerate().filter_map(problem).collect()

@@ -15,7 +15,7 @@ use crate::crd::LoadBalancerPoolStatus;
 use crate::crd::conditions::{self, ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS, reasons};
 use crate::crd::status::{EndpointCounts, TableStatus};
 use crate::handoff::BindState;
-use crate::source::programmer::{Conflict, Report};
+use crate::source::programmer::{Conflict, Contested, Report};
 
 /// Mistakes told in one message; who has more of them corrects these first.
 const MISTAKES_TOLD: usize = 20;
@@ -126,19 +126,8 @@ impl View<'_> {
                 }
             };
         };
-        if let Some(Conflict { port, matched, holder }) = report.port_conflicts.first() {
-            let message = if *matched == Match::all() {
-                format!(
-                    "Port {port} belongs to the older pool {holder}; choose another port, name hosts or paths, or \
-                     remove that pool."
-                )
-            } else {
-                format!(
-                    "On port {port}, {matched} belongs to the older pool {holder}; choose another port, host or \
-                     path, or remove that pool."
-                )
-            };
-            return Verdict::fails(PROGRAMMED, reasons::PORT_CONFLICT, message);
+        if let Some(conflict) = report.port_conflicts.first() {
+            return Verdict::fails(PROGRAMMED, reasons::PORT_CONFLICT, told(conflict));
         }
         let ports = pool.listeners.iter().map(|listener| listener.port);
         let mut states = ports.map(|port| (port, self.ports.get(&port)));
@@ -188,6 +177,22 @@ impl View<'_> {
             true => format!("{message}. The last good spec stays in force."),
             false => format!("{message}."),
         }
+    }
+}
+
+fn told(Conflict { port, over, holder }: &Conflict) -> String {
+    match over {
+        Contested::Part(all) if *all == Match::all() => format!(
+            "Port {port} belongs to the older pool {holder}; choose another port, name hosts or paths, or remove \
+             that pool."
+        ),
+        Contested::Part(part) => format!(
+            "On port {port}, {part} belongs to the older pool {holder}; choose another port, host or path, or \
+             remove that pool."
+        ),
+        Contested::ProxyProtocol => format!(
+            "The older pool {holder} has another proxyProtocol on port {port}; use the same, or another port."
+        ),
     }
 }
 
