@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::handoff::{self, Reader};
 use crate::metrics::Metrics;
-use crate::proxy::{Limits, Proxy, ProxyHandle, ProxyOptions};
+use crate::proxy::{self, Limits, Proxy, ProxyHandle, ProxyOptions};
 use crate::readiness::Readiness;
 use crate::source::programmer::Programmer;
-use crate::source::{Outlets, file, kubernetes};
+use crate::source::{Outlets, PortProbe, file, kubernetes};
 use crate::vitals::Vitals;
 
 /// What a process is to be.
@@ -85,7 +85,9 @@ impl App {
         let (ports, pools) = (readiness.latch("listeners"), readiness.latch("pools"));
         let stop = CancellationToken::new();
         let source = {
+            let address = options.address;
             let outlets = Outlets {
+                probe: PortProbe::new(move |port| proxy::can_open(address, port)),
                 programmer: Programmer::new(publisher, metrics.control()),
                 bindings: bound,
                 readiness: pools,

@@ -22,6 +22,11 @@ impl PoolId {
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
+
+    /// What stands in the place of a pool for a request of which nobody knows whose it is. No pool has empty names.
+    pub fn nobody() -> Self {
+        Self::new("", "")
+    }
 }
 
 impl fmt::Display for PoolId {

@@ -238,7 +238,8 @@ impl TrafficMeters {
     }
 }
 
-/// Sums the sets of the pools that are in the snapshot; a pool that is gone keeps no series.
+/// Sums the sets of the pools that are in the snapshot, and of what belongs to no pool; one that is gone keeps no
+/// series.
 #[derive(Debug)]
 pub(super) struct Collector {
     meters: Arc<TrafficMeters>,
@@ -254,13 +255,12 @@ impl Collector {
 impl Collects for Collector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = self.reader.load();
-        let pools: Vec<Sum> = snapshot
-            .pools()
-            .map(|pool| Sum {
-                id: pool.pool.id.clone(),
-                sets: self.meters.locked().get(&pool.pool.id).cloned().unwrap_or_default(),
-            })
-            .collect();
+        let sets = |id: &PoolId| self.meters.locked().get(id).cloned();
+        let nobody = PoolId::nobody();
+        let of_nobody = sets(&nobody).map(|sets| Sum { id: nobody, sets });
+        let of = |id: &PoolId| Sum { id: id.clone(), sets: sets(id).unwrap_or_default() };
+        let pools = snapshot.pools().map(|pool| of(&pool.pool.id));
+        let pools: Vec<Sum> = of_nobody.into_iter().chain(pools).collect();
         let encoder = &mut encoder;
         counters(encoder, family::REQUESTS, &pools, "code_class", &CODE_CLASSES, |set, at| {
             set.requests[at].get()

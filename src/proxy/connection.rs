@@ -20,7 +20,7 @@ use super::origin::{self, Beginning};
 use super::rescue::ProxyError;
 use super::service;
 use super::socket::{ClientSocket, Inbox};
-use super::view::{Home, PoolView};
+use super::view::{Home, PoolView, View};
 use super::worker::Worker;
 use crate::balance::pool::ProxyProtocol;
 use crate::metrics::Refusal;
@@ -240,7 +240,7 @@ impl Request {
                 out.reserve(length + HEAD_GROWTH_BYTES);
                 Some((Self::new(worker, client, socket, &head, out), length))
             }
-            Err(fault) => Some((Self::refused(client, fault), bytes.len())),
+            Err(fault) => Some((Self::refused(worker, client, fault), bytes.len())),
         }
     }
 
@@ -269,13 +269,13 @@ impl Request {
             keeps: head.keeps,
             expects_continue: head.expects_continue,
             framing: head.framing,
-            home: client.home(),
+            home: home_of(order.as_ref().ok(), &view, client),
             order,
         }
     }
 
     /// Bytes of which nobody knows where they end, so they end the connection.
-    fn refused(client: &Client, fault: HeadFault) -> Self {
+    fn refused(worker: &Worker, client: &Client, fault: HeadFault) -> Self {
         let begun = Instant::now();
         client.end_head(true, begun);
         Self {
@@ -286,10 +286,16 @@ impl Request {
             keeps: false,
             expects_continue: false,
             framing: Framing::UntilClose,
-            home: client.home(),
+            home: home_of(None, &worker.view(), client),
             order: Err(fault.into()),
         }
     }
+}
+
+/// Where a request counts: at its pool, or where it was refused before anybody knew that, at the port.
+fn home_of(order: Option<&Order>, view: &View, client: &Client) -> Rc<Home> {
+    let of_port = || view.port(client.port).map(|port| port.home().clone());
+    order.map(|order| order.pool.home.clone()).or_else(of_port).unwrap_or_else(|| client.home())
 }
 
 /// The runtime keeps a panic to the task it happened in; this makes it visible.

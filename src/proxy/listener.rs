@@ -25,7 +25,7 @@ pub(super) struct Binder {
     pub(super) address: Option<IpAddr>,
     pub(super) workers: Vec<mpsc::UnboundedSender<Command>>,
     pub(super) bindings: BindingsWriter,
-    /// Released when every port of the first list is bound or known to fail.
+    /// Released when the ports of the first list are bound, but for those that fail beside others.
     pub(super) bound: Option<Latch>,
 }
 
@@ -37,8 +37,10 @@ impl Binder {
             let published = self.reader.load().generation > 0;
             self.step(&mut states).await;
             self.bindings.report(states.clone());
-            if published && let Some(bound) = self.bound.take() {
-                bound.release();
+            // One port that fails is its pool's fault; where none works there is nobody to serve.
+            let works = states.is_empty() || states.values().any(|state| *state == BindState::Bound);
+            if published && works {
+                self.bound.take().into_iter().for_each(Latch::release);
             }
             let failed = states.values().any(|state| *state != BindState::Bound);
             tokio::select! {
@@ -117,13 +119,23 @@ pub(super) fn keep_newcomers_out<'a>(listener: impl Into<SockRef<'a>>) -> io::Re
     listener.into().bind_device_by_index_v4(Some(NO_INTERFACE))
 }
 
-/// One listener for each worker, or none at all.
-fn listeners(address: Option<IpAddr>, port: u16, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    let address = match address {
+/// Whether `port` of `address` could be opened now, or why not and what to do about it. Of all addresses when absent.
+pub fn can_open(address: Option<IpAddr>, port: u16) -> Result<(), String> {
+    let opened = listening(socket_address(address, port), false);
+    opened.map(drop).map_err(|error| reason(port, &error))
+}
+
+fn socket_address(address: Option<IpAddr>, port: u16) -> SocketAddr {
+    match address {
         Some(address) => SocketAddr::new(address, port),
         None if has_ipv6() => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
         None => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
-    };
+    }
+}
+
+/// One listener for each worker, or none at all.
+fn listeners(address: Option<IpAddr>, port: u16, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let address = socket_address(address, port);
     // Sharing a port among our own workers would also share it with any other program of the same
     // user that does the same. So the port is tried for ourselves alone first.
     drop(listening(address, false)?);

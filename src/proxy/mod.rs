@@ -44,6 +44,7 @@ use crate::metrics::TrafficMeters;
 use crate::readiness::Latch;
 
 pub use limits::Limits;
+pub use listener::can_open;
 pub use rescue::{ProxyError, REASON_HEADER, Side};
 
 /// How the proxy is to run.
@@ -76,8 +77,8 @@ pub struct WorkerLost;
 pub struct Proxy;
 
 impl Proxy {
-    /// Starts the workers and begins to follow the snapshot. `bound` is released once every port of the
-    /// first published snapshot is bound or known to fail. To be called within a tokio runtime, which
+    /// Starts the workers and begins to follow the snapshot. `bound` is released once the ports of the
+    /// first published snapshot are bound; some may fail as long as one does not. To be called within a tokio runtime, which
     /// carries no traffic.
     pub fn start(
         options: ProxyOptions,

@@ -44,7 +44,7 @@ pub(super) struct PortView {
     routes: Routes<Rc<PoolView>>,
     heeds_paths: bool,
     proxy_protocol: ProxyProtocol,
-    /// Of a pool on the port, for what belongs to no other.
+    /// The port's only pool, or where several share it nobody: for what belongs to none of them.
     home: Rc<Home>,
 }
 
@@ -63,7 +63,7 @@ impl PortView {
         self.proxy_protocol
     }
 
-    /// Where a connection counts before its first request.
+    /// Where a connection counts before its first request, and a request of which nobody knows whose it is.
     pub(super) fn home(&self) -> &Rc<Home> {
         &self.home
     }
@@ -81,7 +81,9 @@ impl View {
         };
         let port = |(number, port): (u16, &Port)| {
             let (routes, heeds_paths) = (port.routes.map(&mut pool), port.routes.heed_paths());
-            let home = routes.targets().next()?.home.clone();
+            let first = routes.targets().next()?.clone();
+            let alone = routes.targets().all(|pool| Rc::ptr_eq(pool, &first));
+            let home = if alone { first.home.clone() } else { home(&PoolId::nobody()) };
             Some((number, PortView { routes, heeds_paths, proxy_protocol: port.proxy_protocol, home }))
         };
         let ports = snapshot.ports().filter_map(port).collect();

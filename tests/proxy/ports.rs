@@ -31,8 +31,10 @@ async fn a_port_of_another_program_is_left_alone_until_it_is_free() {
             panic!("the port is shared")
         };
         assert!(reason.contains("in use by another program"), "{reason}");
+        assert!(!stage.readiness.is_ready(), "nobody could be served");
         drop(other);
         stage.wait_until(|ports| ports.get(&port) == Some(&BindState::Bound)).await;
+        stage.becomes_ready().await;
         assert!(stage.exchange(GET).await.ends_with("ok"));
     }
 }

@@ -71,3 +71,22 @@ async fn one_connection_serves_several_pools_and_counts_for_the_last() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_request_that_is_nobody_s_counts_for_nobody() {
+    let stage = shared().await;
+    let count = |pool: &str| format!("guideway_requests_total{{{pool},code_class=\"4xx\"}}");
+    let refused = [
+        "TRACE / HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: nowhere\r\nConnection: close\r\n\r\n",
+        "no request\r\n\r\n",
+    ];
+    for request in refused {
+        let answer = stage.exchange(request).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    stage.settles(&count("namespace=\"\",pool=\"\""), 3.0).await;
+    for pool in ["api", "shop", "rest"] {
+        assert_eq!(stage.series(&count(&format!("namespace=\"shop\",pool=\"{pool}\""))), 0.0);
+    }
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::ports;
 use super::reading::{Found, Place, Problem, Reading};
 use crate::balance::pool::PoolId;
+use crate::source::PortProbe;
 use crate::source::programmer::{Change, PoolFacts};
 use crate::source::translate::{BackendSource, Translated};
 
@@ -16,6 +17,9 @@ use crate::source::translate::{BackendSource, Translated};
 pub(super) struct Catalog {
     /// The port of the process itself, which no pool can have.
     own_port: Option<u16>,
+    probe: PortProbe,
+    /// An edit is not in force because another program has its port, which may become free.
+    waits_for_port: bool,
     pools: BTreeMap<PoolId, Held>,
 }
 
@@ -41,8 +45,13 @@ pub(super) struct Outcome {
 
 impl Catalog {
     /// Without pools yet.
-    pub(super) fn new(own_port: Option<u16>) -> Self {
-        Self { own_port, pools: BTreeMap::new() }
+    pub(super) fn new(own_port: Option<u16>, probe: PortProbe) -> Self {
+        Self { own_port, probe, waits_for_port: false, pools: BTreeMap::new() }
+    }
+
+    /// Whether the same files may be right later, when another program has given up a port.
+    pub(super) fn waits_for_port(&self) -> bool {
+        self.waits_for_port
     }
 
     /// Takes in a new reading of every file. Pools of files that are gone are removed, unless `vanished` says
@@ -102,7 +111,12 @@ impl Catalog {
             }
         }
         right.sort_by(|a, b| a.place.cmp(&b.place));
-        let refused = ports::refusals(&right, &self.pools, self.own_port);
+        let mut refused = ports::refusals(&right, &self.pools, self.own_port);
+        // One that is refused keeps its ports, so none becomes free by it.
+        let blocked = ports::blocked(&right, &self.pools, |port| self.probe.check(port));
+        let blocked = blocked.filter(|(index, _)| !refused.contains_key(index)).collect::<Vec<_>>();
+        self.waits_for_port = !blocked.is_empty();
+        refused.extend(blocked);
         let right = (0..).zip(right).filter(|(index, _)| !refused.contains_key(index));
         let right = right.map(|(_, it)| it).collect();
         outcome.problems.extend(refused.into_values().flatten());
@@ -156,7 +170,10 @@ mod tests {
 
     impl Folder {
         fn new() -> Self {
-            Self { catalog: Catalog::new(Some(OWN_PORT)), admission: Admission::new().unwrap() }
+            Self {
+                catalog: Catalog::new(Some(OWN_PORT), PortProbe::new(|_| Ok(()))),
+                admission: Admission::new().unwrap(),
+            }
         }
 
         fn read(&self, files: &[(&str, &str)]) -> BTreeMap<Arc<Path>, Reading> {

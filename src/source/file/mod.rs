@@ -119,7 +119,7 @@ struct FileSource {
 
 impl FileSource {
     fn start(options: Options, changes: Changes, outlets: Outlets) -> Result<Self, Error> {
-        let Outlets { mut programmer, bindings, readiness, metrics } = outlets;
+        let Outlets { mut programmer, bindings, readiness, metrics, probe } = outlets;
         let mut seats = None;
         if let Some(path) = options.state_dir {
             let (files, rosters) = SeatFiles::open(&path)?;
@@ -132,7 +132,7 @@ impl FileSource {
         let mut source = Self {
             path: path.into(),
             programmer,
-            catalog: Catalog::new(bindings.own_port()),
+            catalog: Catalog::new(bindings.own_port(), probe),
             bindings,
             readiness: Some(readiness),
             metrics,
@@ -175,7 +175,7 @@ impl FileSource {
 
     /// Takes in what the files hold now.
     fn take(&mut self, texts: Result<Texts, String>) -> Result<(), Error> {
-        if self.last.as_ref() == Some(&texts) {
+        if self.last.as_ref() == Some(&texts) && !self.catalog.waits_for_port() {
             return Ok(());
         }
         let outcome = self.catalog.update(readings(&texts, &self.path)?, !holds_files(&texts));

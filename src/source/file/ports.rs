@@ -28,10 +28,34 @@ pub(super) fn refusals(found: &[Found], held: &BTreeMap<PoolId, Held>, own: Opti
     }
 }
 
+/// Edits of `found` that move a pool in force to a port which cannot be opened. A new pool has nothing to lose: it
+/// waits for its port.
+pub(super) fn blocked<'a>(
+    found: &'a [Found],
+    held: &'a BTreeMap<PoolId, Held>,
+    open: impl Fn(u16) -> Result<(), String> + 'a,
+) -> impl Iterator<Item = (usize, Vec<Problem>)> + 'a {
+    let ours =
+        |port: u16| held.values().flat_map(|it| &it.translated.pool.listeners).any(|it| it.port == port);
+    let edits = asking_all(found).filter(|(_, it, _)| held.contains_key(&it.id));
+    edits.filter_map(move |(index, it, pool)| {
+        let problem = |(number, listener): (usize, &Listener)| {
+            let reason = (!ours(listener.port)).then(|| open(listener.port))?.err()?;
+            let field = format!("spec.listeners[{number}].port");
+            Some(Problem { place: it.place_of(&field), field, reason })
+        };
+        let problems: Vec<Problem> = pool.listeners.iter().enumerate().filter_map(problem).collect();
+        (!problems.is_empty()).then_some((index, problems))
+    })
+}
+
+fn asking_all(found: &[Found]) -> impl Iterator<Item = (usize, &Found, &Pool)> {
+    found.iter().enumerate().filter_map(|(index, it)| Some((index, it, &*it.outcome.as_ref().ok()?.pool)))
+}
+
 /// Pools that are right so far. The others stay as they are held.
 fn asking<'a>(found: &'a [Found], refused: &Refusals) -> impl Iterator<Item = (usize, &'a Found, &'a Pool)> {
-    let right = |(index, it): (usize, &'a Found)| Some((index, it, &*it.outcome.as_ref().ok()?.pool));
-    found.iter().enumerate().filter(|(index, _)| !refused.contains_key(index)).filter_map(right)
+    asking_all(found).filter(|(index, _, _)| !refused.contains_key(index))
 }
 
 /// Who has what of each port.

@@ -19,8 +19,8 @@ use super::{Error, Options, follow};
 use crate::handoff::{BindState, BindingsWriter, Reader, bindings, handoff};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
-use crate::source::Outlets;
 use crate::source::programmer::Programmer;
+use crate::source::{Outlets, PortProbe};
 
 /// Long enough for a machine under load.
 const SOON: Duration = Duration::from_secs(30);
@@ -29,6 +29,8 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 /// The port of the process itself.
 const OWN_PORT: u16 = 9901;
+/// A port that another program has.
+const TAKEN_PORT: u16 = 8009;
 
 /// A source that runs on files of its own.
 struct Running {
@@ -52,6 +54,7 @@ impl Running {
         let stop = CancellationToken::new();
         let options = Options { path: path.into(), state_dir: state_dir.map(Into::into) };
         let outlets = Outlets {
+            probe: PortProbe::new(|port| if port == TAKEN_PORT { Err("it is taken".into()) } else { Ok(()) }),
             programmer: Programmer::new(publisher, metrics.control()),
             bindings: ports_reader,
             readiness: readiness.latch("pools"),
@@ -221,6 +224,21 @@ async fn a_bad_edit_is_told_with_its_line_and_disturbs_nothing() {
     running.says("all mistakes are corrected").await;
     running.serves(&[8004]).await;
     assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 0"));
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_edit_that_asks_for_a_port_of_another_program_leaves_the_pool_where_it_serves() {
+    let folder = folder();
+    let file = folder.path().join("pools.yaml");
+    fs::write(&file, pool("a", 8001)).unwrap();
+    let mut running = Running::start(&file, None);
+    running.serves(&[8001]).await;
+    fs::write(&file, pool("a", TAKEN_PORT.into())).unwrap();
+    running.says("pools.yaml:7: spec.listeners[0].port: it is taken").await;
+    running.says("pools with mistakes stay as they last were").await;
+    running.serves(&[8001]).await;
+    assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 1"));
     running.end().await.unwrap();
 }
 
