@@ -15,8 +15,9 @@ use crate::handoff::{self, Reader};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Limits, Proxy, ProxyHandle, ProxyOptions};
 use crate::readiness::Readiness;
+use crate::source::file::PortProbe;
 use crate::source::programmer::Programmer;
-use crate::source::{Outlets, PortProbe, file, kubernetes};
+use crate::source::{Outlets, file, kubernetes};
 use crate::vitals::Vitals;
 
 /// What a process is to be.
@@ -86,14 +87,14 @@ impl App {
         let stop = CancellationToken::new();
         let source = {
             let address = options.address;
+            let probe = PortProbe::new(move |port| proxy::can_open(address, port));
             let outlets = Outlets {
-                probe: PortProbe::new(move |port| proxy::can_open(address, port)),
                 programmer: Programmer::new(publisher, metrics.control()),
                 bindings: bound,
                 readiness: pools,
                 metrics: metrics.control(),
             };
-            start_source(options.source, outlets, stop.clone()).await?
+            start_source(options.source, outlets, probe, stop.clone()).await?
         };
         let proxy = ProxyOptions {
             workers: options.workers,
@@ -190,10 +191,13 @@ fn own_port(metrics: SocketAddr, address: Option<IpAddr>) -> Option<u16> {
 async fn start_source(
     source: Source,
     outlets: Outlets,
+    probe: PortProbe,
     stop: CancellationToken,
 ) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
     Ok(match source {
-        Source::File(options) => tokio::spawn(async move { Ok(file::run(options, outlets, stop).await?) }),
+        Source::File(options) => {
+            tokio::spawn(async move { Ok(file::run(options, outlets, probe, stop).await?) })
+        }
         Source::Cluster { kubeconfig, namespace, identity, watch } => {
             let config = cluster_config(kubeconfig).await?;
             let options = kubernetes::Options {

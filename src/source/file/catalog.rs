@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::ports;
+use super::ports::{self, PortProbe};
 use super::reading::{Found, Place, Problem, Reading};
 use crate::balance::pool::PoolId;
-use crate::source::PortProbe;
 use crate::source::programmer::{Change, PoolFacts};
 use crate::source::translate::{BackendSource, Translated};
 
@@ -111,12 +110,9 @@ impl Catalog {
             }
         }
         right.sort_by(|a, b| a.place.cmp(&b.place));
-        let mut refused = ports::refusals(&right, &self.pools, self.own_port);
-        // One that is refused keeps its ports, so none becomes free by it.
-        let blocked = ports::blocked(&right, &self.pools, |port| self.probe.check(port));
-        let blocked = blocked.filter(|(index, _)| !refused.contains_key(index)).collect::<Vec<_>>();
-        self.waits_for_port = !blocked.is_empty();
-        refused.extend(blocked);
+        let taken = ports::taken(&right, &self.pools, self.own_port, |port| self.probe.check(port));
+        self.waits_for_port = !taken.is_empty();
+        let refused = ports::refusals(&right, &self.pools, self.own_port, &taken);
         let right = (0..).zip(right).filter(|(index, _)| !refused.contains_key(index));
         let right = right.map(|(_, it)| it).collect();
         outcome.problems.extend(refused.into_values().flatten());
@@ -163,6 +159,13 @@ mod tests {
 
     const OWN_PORT: u16 = 9901;
 
+    /// A port that another program has.
+    const TAKEN_PORT: u16 = 8009;
+
+    fn probe() -> PortProbe {
+        PortProbe::new(|port| if port == TAKEN_PORT { Err("it is taken".into()) } else { Ok(()) })
+    }
+
     struct Folder {
         catalog: Catalog,
         admission: Admission,
@@ -170,10 +173,7 @@ mod tests {
 
     impl Folder {
         fn new() -> Self {
-            Self {
-                catalog: Catalog::new(Some(OWN_PORT), PortProbe::new(|_| Ok(()))),
-                admission: Admission::new().unwrap(),
-            }
+            Self { catalog: Catalog::new(Some(OWN_PORT), probe()), admission: Admission::new().unwrap() }
         }
 
         fn read(&self, files: &[(&str, &str)]) -> BTreeMap<Arc<Path>, Reading> {
@@ -333,6 +333,22 @@ mod tests {
             ],
         );
         folder.check(&[("x.yaml", &three(81, 82, 83))], &["a:81", "b:82", "c:83"], &[]);
+    }
+
+    #[test]
+    fn a_port_that_a_move_to_a_taken_port_would_have_given_up_is_not_free() {
+        let mut folder = Folder::new();
+        folder.check(&[("x.yaml", &pool("a", 80))], &["a:80"], &[]);
+        folder.check(
+            &[("x.yaml", &both(TAKEN_PORT.into(), 80))],
+            &[],
+            &[
+                "x.yaml:7: spec.listeners[0].port: it is taken",
+                "x.yaml:18: spec.listeners[0].port: pool default/a at x.yaml:1 has port 80 too; use another port, or \
+                 name the hosts or paths of each",
+            ],
+        );
+        assert!(folder.catalog.waits_for_port());
     }
 
     #[test]

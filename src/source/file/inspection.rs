@@ -46,7 +46,7 @@ pub fn inspect(paths: &[PathBuf], target: Target) -> Result<Inspection, Manifest
     pools.iter().for_each(|(id, places)| inspection.problems.extend(doubles(id, places)));
     let mut pools: Vec<Found> = pools.into_values().flatten().collect();
     pools.sort_by(|a, b| a.place.cmp(&b.place));
-    let refused = ports::refusals(&pools, &BTreeMap::new(), None);
+    let refused = ports::refusals(&pools, &BTreeMap::new(), None, &BTreeMap::new());
     inspection.problems.extend(refused.into_values().flatten());
     for pool in pools {
         match pool.outcome {

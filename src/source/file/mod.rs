@@ -35,6 +35,8 @@ mod seats;
 #[cfg(test)]
 mod tests;
 
+pub use ports::PortProbe;
+
 /// Where pools stand and seats are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -85,9 +87,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const SEATS_RETRY: Duration = Duration::from_secs(5);
 
 /// Follows the file or folder until `stop`. Ready when the first pool is published.
-pub async fn run(options: Options, outlets: Outlets, stop: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    options: Options,
+    outlets: Outlets,
+    probe: PortProbe,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     let changes = Changes::of(&options.path, LOOK_EVERY);
-    follow(options, changes, outlets, stop).await
+    follow(options, changes, outlets, probe, stop).await
 }
 
 /// As `run`, with changes that were watched from before the first reading, so that none falls between the two.
@@ -95,9 +102,10 @@ async fn follow(
     options: Options,
     changes: Changes,
     outlets: Outlets,
+    probe: PortProbe,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let mut source = FileSource::start(options, changes, outlets)?;
+    let mut source = FileSource::start(options, changes, outlets, probe)?;
     source.follow(&stop).await?;
     source.write_seats().await
 }
@@ -118,8 +126,8 @@ struct FileSource {
 }
 
 impl FileSource {
-    fn start(options: Options, changes: Changes, outlets: Outlets) -> Result<Self, Error> {
-        let Outlets { mut programmer, bindings, readiness, metrics, probe } = outlets;
+    fn start(options: Options, changes: Changes, outlets: Outlets, probe: PortProbe) -> Result<Self, Error> {
+        let Outlets { mut programmer, bindings, readiness, metrics } = outlets;
         let mut seats = None;
         if let Some(path) = options.state_dir {
             let (files, rosters) = SeatFiles::open(&path)?;

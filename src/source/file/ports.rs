@@ -1,7 +1,8 @@
 //! Owns which pool of the files gets which part of a port. A host and path of a port go to one pool: whoever has
 //! them keeps them, and an edit that asks for them too is a mistake like any other, with its line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use super::catalog::Held;
 use super::reading::{Found, Place, Problem};
@@ -11,13 +12,25 @@ use crate::balance::routes::Match;
 /// Pools by their index in `found`, and what is wrong with them.
 pub(super) type Refusals = BTreeMap<usize, Vec<Problem>>;
 
+/// Ports that cannot be opened, and why.
+pub(super) type Taken = BTreeMap<u16, String>;
+
 /// Who of `found` asks for a port that it cannot have. `held` are the pools in force, `own` is the port of the
 /// process itself. Of several that ask for a free port the first has it.
-pub(super) fn refusals(found: &[Found], held: &BTreeMap<PoolId, Held>, own: Option<u16>) -> Refusals {
+pub(super) fn refusals(
+    found: &[Found],
+    held: &BTreeMap<PoolId, Held>,
+    own: Option<u16>,
+    taken: &Taken,
+) -> Refusals {
+    let nothing = Taken::new();
     let mut refused = Refusals::new();
     loop {
         let holders = holders(found, held, &refused);
-        let problems = |(index, it, pool)| (index, problems(it, pool, &holders, own));
+        let problems = |(index, it, pool): (usize, &Found, &Pool)| {
+            let taken = if held.contains_key(&it.id) { taken } else { &nothing };
+            (index, problems(it, pool, &holders, own, taken))
+        };
         let more: Refusals =
             asking(found, &refused).map(problems).filter(|(_, problems)| !problems.is_empty()).collect();
         if more.is_empty() {
@@ -28,34 +41,26 @@ pub(super) fn refusals(found: &[Found], held: &BTreeMap<PoolId, Held>, own: Opti
     }
 }
 
-/// Edits of `found` that move a pool in force to a port which cannot be opened. A new pool has nothing to lose: it
-/// waits for its port.
-pub(super) fn blocked<'a>(
-    found: &'a [Found],
-    held: &'a BTreeMap<PoolId, Held>,
-    open: impl Fn(u16) -> Result<(), String> + 'a,
-) -> impl Iterator<Item = (usize, Vec<Problem>)> + 'a {
-    let ours =
-        |port: u16| held.values().flat_map(|it| &it.translated.pool.listeners).any(|it| it.port == port);
-    let edits = asking_all(found).filter(|(_, it, _)| held.contains_key(&it.id));
-    edits.filter_map(move |(index, it, pool)| {
-        let problem = |(number, listener): (usize, &Listener)| {
-            let reason = (!ours(listener.port)).then(|| open(listener.port))?.err()?;
-            let field = format!("spec.listeners[{number}].port");
-            Some(Problem { place: it.place_of(&field), field, reason })
-        };
-        let problems: Vec<Problem> = pool.listeners.iter().enumerate().filter_map(problem).collect();
-        (!problems.is_empty()).then_some((index, problems))
-    })
-}
-
-fn asking_all(found: &[Found]) -> impl Iterator<Item = (usize, &Found, &Pool)> {
-    found.iter().enumerate().filter_map(|(index, it)| Some((index, it, &*it.outcome.as_ref().ok()?.pool)))
+/// Ports that `found` moves pools in force to and that cannot be opened, with the reasons. A new pool has nothing
+/// to lose: it waits for its port.
+pub(super) fn taken(
+    found: &[Found],
+    held: &BTreeMap<PoolId, Held>,
+    own: Option<u16>,
+    open: impl Fn(u16) -> Result<(), String>,
+) -> Taken {
+    let ports = |pool: &Pool| pool.listeners.iter().map(|listener| listener.port).collect::<Vec<_>>();
+    let ours: BTreeSet<u16> = held.values().flat_map(|it| ports(&it.translated.pool)).chain(own).collect();
+    let nobody = Refusals::new();
+    let edits = asking(found, &nobody).filter(|(_, it, _)| held.contains_key(&it.id));
+    let wanted: BTreeSet<u16> = edits.flat_map(|(_, _, pool)| ports(pool)).collect();
+    wanted.difference(&ours).filter_map(|port| Some((*port, open(*port).err()?))).collect()
 }
 
 /// Pools that are right so far. The others stay as they are held.
 fn asking<'a>(found: &'a [Found], refused: &Refusals) -> impl Iterator<Item = (usize, &'a Found, &'a Pool)> {
-    asking_all(found).filter(|(index, _, _)| !refused.contains_key(index))
+    let right = |(index, it): (usize, &'a Found)| Some((index, it, &*it.outcome.as_ref().ok()?.pool));
+    found.iter().enumerate().filter(|(index, _)| !refused.contains_key(index)).filter_map(right)
 }
 
 /// Who has what of each port.
@@ -102,7 +107,13 @@ fn holders<'a>(found: &'a [Found], held: &'a BTreeMap<PoolId, Held>, refused: &R
     holders
 }
 
-fn problems(found: &Found, pool: &Pool, holders: &Holders<'_>, own: Option<u16>) -> Vec<Problem> {
+fn problems(
+    found: &Found,
+    pool: &Pool,
+    holders: &Holders<'_>,
+    own: Option<u16>,
+    taken: &Taken,
+) -> Vec<Problem> {
     let problem = |(index, Listener { port, proxy_protocol, matches, .. }): (usize, &Listener)| {
         let other = |matched| holders.parts.get(&(*port, matched)).filter(|(id, _)| **id != found.id);
         let begins = holders.beginnings.get(port).filter(|(begins, _, _)| begins != proxy_protocol);
@@ -117,6 +128,7 @@ fn problems(found: &Found, pool: &Pool, holders: &Holders<'_>, own: Option<u16>)
             Some((matched, (id, place))) => format!(
                 "pool {id} at {place} has {matched} of port {port} too; use another port, host or path"
             ),
+            None if taken.contains_key(port) => taken[port].clone(),
             None => {
                 let (_, id, place) = begins?;
                 let field = format!("spec.listeners[{index}].proxyProtocol");
@@ -129,4 +141,24 @@ fn problems(found: &Found, pool: &Pool, holders: &Holders<'_>, own: Option<u16>)
         Some(Problem { place: found.place_of(&field), field, reason })
     };
     pool.listeners.iter().enumerate().filter_map(problem).collect()
+}
+
+/// Finds out whether the proxy could open a port, and if not, why and what to do about it.
+pub struct PortProbe(Box<dyn Fn(u16) -> Result<(), String> + Send + Sync>);
+
+impl PortProbe {
+    /// Asks `probe`.
+    pub fn new(probe: impl Fn(u16) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Box::new(probe))
+    }
+
+    pub(super) fn check(&self, port: u16) -> Result<(), String> {
+        (self.0)(port)
+    }
+}
+
+impl fmt::Debug for PortProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PortProbe")
+    }
 }

@@ -15,12 +15,12 @@ use tracing::subscriber::DefaultGuard;
 
 use super::folder::Changes;
 use super::reading::tests::pool;
-use super::{Error, Options, follow};
+use super::{Error, Options, PortProbe, follow};
 use crate::handoff::{BindState, BindingsWriter, Reader, bindings, handoff};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::source::Outlets;
 use crate::source::programmer::Programmer;
-use crate::source::{Outlets, PortProbe};
 
 /// Long enough for a machine under load.
 const SOON: Duration = Duration::from_secs(30);
@@ -54,14 +54,15 @@ impl Running {
         let stop = CancellationToken::new();
         let options = Options { path: path.into(), state_dir: state_dir.map(Into::into) };
         let outlets = Outlets {
-            probe: PortProbe::new(|port| if port == TAKEN_PORT { Err("it is taken".into()) } else { Ok(()) }),
             programmer: Programmer::new(publisher, metrics.control()),
             bindings: ports_reader,
             readiness: readiness.latch("pools"),
             metrics: metrics.control(),
         };
+        let probe =
+            PortProbe::new(|port| if port == TAKEN_PORT { Err("it is taken".into()) } else { Ok(()) });
         let changes = Changes::of(path, NEVER);
-        let task = tokio::spawn(follow(options, changes, outlets, stop.clone()));
+        let task = tokio::spawn(follow(options, changes, outlets, probe, stop.clone()));
         Self { reader, readiness, metrics, ports, stop, task, log, _logging: logging }
     }
 

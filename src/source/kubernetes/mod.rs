@@ -103,7 +103,7 @@ impl Source {
     /// Runs all parts until `stop`, or until one of them ends, which none should.
     async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let Self { client, options, paces, outlets } = self;
-        let Outlets { programmer, bindings, readiness, metrics, .. } = outlets;
+        let Outlets { programmer, bindings, readiness, metrics } = outlets;
         let mut parts = JoinSet::new();
         let (told, events) = mpsc::channel(EVENTS_WAITING);
         let mut starter =

@@ -16,8 +16,8 @@ use super::fixtures::*;
 use crate::handoff::{Reader, bindings, handoff};
 use crate::metrics::ControlMetrics;
 use crate::readiness::Readiness;
+use crate::source::Outlets;
 use crate::source::programmer::Programmer;
-use crate::source::{Outlets, PortProbe};
 
 /// For what has no promise of its own.
 pub(super) const PATIENCE: Duration = Duration::from_secs(300);
@@ -46,7 +46,6 @@ impl Replica {
             },
             paces: Paces::default(),
             outlets: Outlets {
-                probe: PortProbe::new(|_| Ok(())),
                 programmer: Programmer::new(publisher, metrics.clone()),
                 bindings,
                 readiness: readiness.latch("first full picture"),
