@@ -128,12 +128,3 @@ pub struct Pool {
     /// Time limits.
     pub timeouts: Timeouts,
 }
-
-impl Pool {
-    /// What it asks for: parts of ports.
-    pub fn shares(&self) -> impl Iterator<Item = (u16, &Match)> {
-        self.listeners
-            .iter()
-            .flat_map(|listener| listener.matches.iter().map(|matched| (listener.port, matched)))
-    }
-}

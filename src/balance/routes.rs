@@ -1,7 +1,7 @@
 //! Owns which pool of a port a request is for: its host decides, the most specific pattern first, then its path,
 //! the longest prefix first. A host whose patterns have no prefix for the path leaves it to less specific ones.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -111,8 +111,10 @@ impl<T> Paths<T> {
     }
 
     fn add(&mut self, prefix: PathPrefix, target: T) {
-        let at = self.0.partition_point(|(known, _)| known.0.len() >= prefix.0.len());
-        self.0.insert(at, (prefix, target));
+        if self.0.iter().all(|(known, _)| *known != prefix) {
+            let at = self.0.partition_point(|(known, _)| known.0.len() >= prefix.0.len());
+            self.0.insert(at, (prefix, target));
+        }
     }
 }
 
@@ -131,12 +133,8 @@ impl<T> Default for Routes<T> {
 impl<T> FromIterator<(Match, T)> for Routes<T> {
     /// Of two equal matches the first one counts.
     fn from_iter<I: IntoIterator<Item = (Match, T)>>(routes: I) -> Self {
-        let mut unique = BTreeMap::new();
-        for (matched, target) in routes {
-            unique.entry(matched).or_insert(target);
-        }
         let mut all = Self::default();
-        for (Match { host, path }, target) in unique {
+        for (Match { host, path }, target) in routes {
             let paths = match host {
                 HostPattern::Any => &mut all.any,
                 HostPattern::Below(name) => all.below.entry(name).or_default(),
@@ -182,14 +180,17 @@ impl<T> Routes<T> {
 
     /// Whether any route is for a part of the paths alone.
     pub fn heed_paths(&self) -> bool {
-        let paths = self.names.values().chain(self.below.values()).chain([&self.any]);
-        paths.flat_map(|paths| &paths.0).any(|(prefix, _)| *prefix != PathPrefix::all())
+        let all = PathPrefix::all();
+        self.iter().any(|(prefix, _)| *prefix != all)
     }
 
     /// All targets, once for each route, in no order.
     pub fn targets(&self) -> impl Iterator<Item = &T> {
-        let paths = self.names.values().chain(self.below.values()).chain([&self.any]);
-        paths.flat_map(|paths| paths.0.iter().map(|(_, target)| target))
+        self.iter().map(|(_, target)| target)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(PathPrefix, T)> {
+        self.names.values().chain(self.below.values()).chain([&self.any]).flat_map(|paths| &paths.0)
     }
 }
 

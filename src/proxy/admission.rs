@@ -45,14 +45,23 @@ impl Admission {
             self.open.fetch_sub(1, Relaxed);
             return Err(Refusal::Total);
         }
+        match self.join(client) {
+            Ok(()) => Ok(Ticket { admission: self.clone(), client }),
+            Err(limit) => {
+                self.open.fetch_sub(1, Relaxed);
+                Err(limit)
+            }
+        }
+    }
+
+    fn join(&self, client: IpAddr) -> Result<(), Refusal> {
         let mut shard = self.shard(client);
         let count = shard.entry(client).or_default();
         if *count >= self.most_per_client {
-            self.open.fetch_sub(1, Relaxed);
             return Err(Refusal::Client);
         }
         *count += 1;
-        Ok(Ticket { admission: self.clone(), client })
+        Ok(())
     }
 
     fn leave(&self, client: IpAddr) {
@@ -83,14 +92,7 @@ impl Ticket {
         if client == self.client {
             return Ok(());
         }
-        {
-            let mut shard = self.admission.shard(client);
-            let count = shard.entry(client).or_default();
-            if *count >= self.admission.most_per_client {
-                return Err(Refusal::Client);
-            }
-            *count += 1;
-        }
+        self.admission.join(client)?;
         self.admission.leave(std::mem::replace(&mut self.client, client));
         Ok(())
     }

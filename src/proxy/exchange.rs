@@ -372,7 +372,7 @@ impl Connection {
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Lets others go first, and comes back.
-fn yield_turn<T>(cx: &Context<'_>) -> Poll<T> {
+pub(super) fn yield_turn<T>(cx: &Context<'_>) -> Poll<T> {
     cx.waker().wake_by_ref();
     Poll::Pending
 }

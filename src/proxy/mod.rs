@@ -77,9 +77,9 @@ pub struct WorkerLost;
 pub struct Proxy;
 
 impl Proxy {
-    /// Starts the workers and begins to follow the snapshot. `bound` is released once the ports of the
-    /// first published snapshot are bound; some may fail as long as one does not. To be called within a tokio runtime, which
-    /// carries no traffic.
+    /// Starts the workers and begins to follow the snapshot. `bound` is released once the ports of the first
+    /// published snapshot are bound; some may fail as long as one does not. To be called within a tokio
+    /// runtime, which carries no traffic.
     pub fn start(
         options: ProxyOptions,
         reader: Reader,

@@ -2,6 +2,7 @@
 //! (haproxy.org/download/3.2/doc/proxy-protocol.txt). Pure: bytes in, an address out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 /// What begins a header of version 2, and no text of any protocol.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -55,22 +56,23 @@ fn text(bytes: &[u8]) -> Beginning {
         // Whatever follows is to be ignored.
         (Some("UNKNOWN"), _) => None,
         (Some("TCP4"), [source, target, ports @ ..]) if are_ports(ports) => {
-            let (source, target) = (source.parse::<Ipv4Addr>(), target.parse::<Ipv4Addr>());
-            let Ok((source, _)) = source.and_then(|source| Ok((source, target?))) else {
-                return Beginning::Malformed;
-            };
-            Some(source.into())
+            Some(addresses::<Ipv4Addr>(source, target))
         }
         (Some("TCP6"), [source, target, ports @ ..]) if are_ports(ports) => {
-            let (source, target) = (source.parse::<Ipv6Addr>(), target.parse::<Ipv6Addr>());
-            let Ok((source, _)) = source.and_then(|source| Ok((source, target?))) else {
-                return Beginning::Malformed;
-            };
-            Some(IpAddr::from(source).to_canonical())
+            Some(addresses::<Ipv6Addr>(source, target))
         }
         _ => return Beginning::Malformed,
     };
-    Beginning::Header { source, length }
+    match source {
+        Some(None) => Beginning::Malformed,
+        source => Beginning::Header { source: source.flatten(), length },
+    }
+}
+
+/// The source, if both are addresses of the family.
+fn addresses<A: FromStr + Into<IpAddr>>(source: &str, target: &str) -> Option<IpAddr> {
+    let (source, _) = (source.parse::<A>().ok()?, target.parse::<A>().ok()?);
+    Some(source.into().to_canonical())
 }
 
 fn are_ports(words: &[&str]) -> bool {

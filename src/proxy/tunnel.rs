@@ -2,12 +2,15 @@
 //! by itself, and nothing is held but what the other side does not take at once.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
 use super::connection::Connection;
+use super::exchange::yield_turn;
+use super::flow::Outbox;
 use super::limits::READS_PER_TURN;
 use super::scratch::READ;
 use super::service::Reached;
@@ -52,71 +55,53 @@ impl Connection {
     }
 
     /// What the client sends, beginning with what it sent before the switch.
-    fn poll_up(
-        &mut self,
-        cx: &mut Context<'_>,
-        reached: &mut Reached,
-        lane: &mut Lane,
-    ) -> Poll<Result<(), Broken>> {
+    fn poll_up(&mut self, cx: &mut Context<'_>, reached: &mut Reached, lane: &mut Lane) -> Poll<Carried> {
         let Self { worker, socket, inbox, upload, .. } = self;
-        let backend = &mut reached.upstream.stream;
-        let area = &mut worker.scratch.borrow_mut().area;
-        for _ in 0..READS_PER_TURN {
-            if !inbox.is_empty() {
-                upload.out.space().extend_from_slice(inbox.bytes());
-                inbox.advance(inbox.bytes().len());
-            }
-            ready!(upload.out.poll_flush(cx, backend)).map_err(|_| Broken)?;
-            match lane {
-                Lane::Open => {}
-                Lane::Ending => {
-                    ready!(Pin::new(backend).poll_shutdown(cx)).map_err(|_| Broken)?;
-                    *lane = Lane::Ended;
-                    return Poll::Ready(Ok(()));
-                }
-                Lane::Ended => return Poll::Ready(Ok(())),
-            }
-            match ready!(socket.poll_read(cx, &mut area[READ])).map_err(|_| Broken)? {
-                0 => *lane = Lane::Ending,
-                read => {
-                    let bytes = &area[READ.start..READ.start + read];
-                    upload.out.send(cx, backend, bytes).map_err(|_| Broken)?;
-                }
-            }
+        if !inbox.is_empty() {
+            upload.out.space().extend_from_slice(inbox.bytes());
+            inbox.advance(inbox.bytes().len());
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        let area = &mut worker.scratch.borrow_mut().area[READ];
+        let mut read = |cx: &mut Context<'_>, area: &mut [u8]| socket.poll_read(cx, area);
+        poll_carry(cx, area, lane, &mut upload.out, &mut read, &mut reached.upstream.stream)
     }
 
     /// What the backend sends.
-    fn poll_down(
-        &mut self,
-        cx: &mut Context<'_>,
-        reached: &mut Reached,
-        lane: &mut Lane,
-    ) -> Poll<Result<(), Broken>> {
+    fn poll_down(&mut self, cx: &mut Context<'_>, reached: &mut Reached, lane: &mut Lane) -> Poll<Carried> {
         let Self { worker, socket, download, .. } = self;
-        let area = &mut worker.scratch.borrow_mut().area;
-        for _ in 0..READS_PER_TURN {
-            ready!(download.out.poll_flush(cx, socket)).map_err(|_| Broken)?;
-            match lane {
-                Lane::Open => {}
-                Lane::Ending => {
-                    ready!(Pin::new(&mut *socket).poll_shutdown(cx)).map_err(|_| Broken)?;
-                    *lane = Lane::Ended;
-                    return Poll::Ready(Ok(()));
-                }
-                Lane::Ended => return Poll::Ready(Ok(())),
-            }
-            match ready!(reached.upstream.poll_read(cx, &mut area[READ])).map_err(|_| Broken)? {
-                0 => *lane = Lane::Ending,
-                read => {
-                    let bytes = &area[READ.start..READ.start + read];
-                    download.out.send(cx, socket, bytes).map_err(|_| Broken)?;
-                }
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        let area = &mut worker.scratch.borrow_mut().area[READ];
+        let mut read = |cx: &mut Context<'_>, area: &mut [u8]| reached.upstream.poll_read(cx, area);
+        poll_carry(cx, area, lane, &mut download.out, &mut read, socket)
     }
+}
+
+type Carried = Result<(), Broken>;
+type Read<'a> = &'a mut dyn FnMut(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>;
+
+/// Carries one direction as far as it goes now; ready when it has ended.
+fn poll_carry<W: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    area: &mut [u8],
+    lane: &mut Lane,
+    out: &mut Outbox,
+    read: Read<'_>,
+    receiver: &mut W,
+) -> Poll<Carried> {
+    for _ in 0..READS_PER_TURN {
+        ready!(out.poll_flush(cx, receiver)).map_err(|_| Broken)?;
+        match lane {
+            Lane::Open => {}
+            Lane::Ending => {
+                ready!(Pin::new(&mut *receiver).poll_shutdown(cx)).map_err(|_| Broken)?;
+                *lane = Lane::Ended;
+                return Poll::Ready(Ok(()));
+            }
+            Lane::Ended => return Poll::Ready(Ok(())),
+        }
+        match ready!(read(cx, area)).map_err(|_| Broken)? {
+            0 => *lane = Lane::Ending,
+            read => out.send(cx, receiver, &area[..read]).map_err(|_| Broken)?,
+        }
+    }
+    yield_turn(cx)
 }

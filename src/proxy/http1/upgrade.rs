@@ -1,7 +1,7 @@
 //! Owns the switch of a connection to another protocol (RFC 9110 section 7.8): which ones may be asked for, and
 //! whether an answer is the switch that was asked for.
 
-use super::field::{Fields, Role, tokens};
+use super::field::{Fields, Role};
 
 /// Longest name of a protocol that is switched to; `websocket` and its like are far shorter.
 const MAX_NAME: usize = 32;
@@ -14,12 +14,7 @@ pub(super) fn protocol<'a>(fields: &Fields<'a>) -> Option<&'a str> {
     let name = std::str::from_utf8(only.value.trim_ascii()).ok()?;
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"/.-_".contains(&byte);
     let fits = more.is_none() && !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(is_name);
-    (fits && nominates_upgrade(fields)).then_some(name)
-}
-
-fn nominates_upgrade(fields: &Fields<'_>) -> bool {
-    let connections = fields.iter().filter(|field| field.role == Role::Connection);
-    connections.flat_map(|field| tokens(field.value)).any(|token| token.eq_ignore_ascii_case(b"upgrade"))
+    (fits && fields.nominate("upgrade")).then_some(name)
 }
 
 /// Whether we pass on the wish for it. Another version of HTTP would carry requests past our eyes, and TLS is
