@@ -12,3 +12,4 @@ pub mod routes;
 pub mod seats;
 pub mod snapshot;
 pub mod table;
+pub mod tls;

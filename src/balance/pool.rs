@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::key::KeySource;
 use super::routes::Match;
+use super::tls::TlsTerms;
 
 /// Namespace and name of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +45,8 @@ pub struct Listener {
     pub port: u16,
     /// How connections to the port begin.
     pub proxy_protocol: ProxyProtocol,
+    /// The terms of TLS on it; none where nothing is encrypted.
+    pub tls: Option<Arc<TlsTerms>>,
     /// Which of the port's requests it takes. Never empty.
     pub matches: Vec<Match>,
 }

@@ -371,7 +371,7 @@ mod tests {
 
     fn listener(port: u16) -> Listener {
         let proxy_protocol = ProxyProtocol::Off;
-        Listener { name: "web".into(), port, proxy_protocol, matches: vec![Match::all()] }
+        Listener { name: "web".into(), port, proxy_protocol, tls: None, matches: vec![Match::all()] }
     }
 
     fn member(name: &str) -> Member {

@@ -151,6 +151,7 @@ fn listeners(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Listener> 
         name: it.name.as_str().into(),
         port: it.port,
         proxy_protocol: proxy_protocol(it.proxy_protocol),
+        tls: None,
         matches: matches(&format!("spec.listeners[{index}]"), it, errors),
     };
     spec.listeners.iter().enumerate().map(listener).collect()
@@ -523,7 +524,7 @@ mod tests {
         let (name, proxy_protocol) = ("web".into(), ProxyProtocol::Off);
         assert_eq!(
             it.listeners,
-            [Listener { name, port: 8080, proxy_protocol, matches: vec![Match::all()] }]
+            [Listener { name, port: 8080, proxy_protocol, tls: None, matches: vec![Match::all()] }]
         );
         assert_eq!(it.groups[0], Group { name: "stable".into(), weight: 90 });
         assert_eq!(it.groups[1], Group { name: "outside".into(), weight: 1 });
