@@ -208,6 +208,7 @@ fn pool(seed: u64) -> Arc<Pool> {
             name: "web".into(),
             port: 8080,
             proxy_protocol: ProxyProtocol::Off,
+            tls: None,
             matches: vec![Match::all()],
         }],
         groups: vec![

@@ -51,6 +51,23 @@ pub struct Listener {
     pub matches: Vec<Match>,
 }
 
+impl Listener {
+    /// How connections to its port begin.
+    pub fn manner(&self) -> Manner {
+        Manner { encrypted: self.tls.is_some(), proxy_protocol: self.proxy_protocol }
+    }
+}
+
+/// How all connections of a port begin. It is settled before anybody knows which pool one is for, so pools that share
+/// a port agree on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Whether they speak TLS.
+    pub encrypted: bool,
+    /// Whether a header of the PROXY protocol comes first.
+    pub proxy_protocol: ProxyProtocol,
+}
+
 /// Whether connections begin with a header of the PROXY protocol, which says where they come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProxyProtocol {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::assignment::Assignment;
 use super::backend::{Backend, BackendId, State};
 use super::key::{self, RequestParts};
-use super::pool::{Pool, PoolId, ProxyProtocol};
-use super::routes::{Match, Routes};
+use super::pool::{Manner, Pool, PoolId};
+use super::routes::{HostPattern, Match, Routes};
+use super::tls::TlsTerms;
 
 /// All pools as the proxy serves them.
 #[derive(Debug, Default)]
@@ -26,16 +27,29 @@ pub type Shares = BTreeMap<u16, PortShares>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortShares {
     /// How its connections begin.
-    pub proxy_protocol: ProxyProtocol,
+    pub manner: Manner,
+    /// The terms of TLS, where it is spoken.
+    pub tls: Option<PortTls>,
     /// Whose each part of it is.
     pub owners: BTreeMap<Match, PoolId>,
+}
+
+/// The terms of TLS on one port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortTls {
+    /// By the name that a client asks for.
+    pub by_host: BTreeMap<HostPattern, Arc<TlsTerms>>,
+    /// For clients that ask for no name, or for one that is nobody's.
+    pub default: Arc<TlsTerms>,
 }
 
 /// What is served on one port.
 #[derive(Debug)]
 pub struct Port {
     /// How its connections begin.
-    pub proxy_protocol: ProxyProtocol,
+    pub manner: Manner,
+    /// The terms of TLS, where it is spoken.
+    pub tls: Option<PortTls>,
     /// Which pool answers which request.
     pub routes: Routes<Arc<PoolSnapshot>>,
 }
@@ -47,7 +61,7 @@ impl Snapshot {
         let port = |(number, shares): (&u16, &PortShares)| {
             let routes: Routes<_> = shares.owners.iter().filter_map(route).collect();
             let is_served = routes.targets().next().is_some();
-            is_served.then_some((*number, Port { proxy_protocol: shares.proxy_protocol, routes }))
+            is_served.then_some((*number, Port { manner: shares.manner, tls: shares.tls.clone(), routes }))
         };
         let ports = shares.iter().filter_map(port).collect();
         Self { generation, pools, ports }

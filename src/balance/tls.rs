@@ -17,6 +17,13 @@ pub struct TlsTerms {
     pub client_ca: Option<Arc<ClientCa>>,
 }
 
+impl TlsTerms {
+    /// Whether both ask the same of clients, whatever they show them.
+    pub fn asks_like(&self, other: &Self) -> bool {
+        self.min_version == other.min_version && self.client_ca == other.client_ca
+    }
+}
+
 /// The versions of TLS that are spoken at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {

@@ -130,6 +130,8 @@ labels! {
         NoPool = "no_pool",
         /// No pool of the port is for this host and path.
         NoRoute = "no_route",
+        /// The host asks other certificates of clients than the name the connection was opened for.
+        Misdirected = "misdirected",
         /// The pool has no backend that may answer.
         NoBackend = "no_backend",
         /// No backend accepted a connection.
@@ -160,6 +162,8 @@ labels! {
         Descriptors = "descriptors",
         /// No valid header of the PROXY protocol where the listener wants one.
         ProxyProtocol = "proxy_protocol",
+        /// The handshake of TLS failed, was broken off or took too long.
+        Handshake = "handshake",
     }
 }
 

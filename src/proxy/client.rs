@@ -2,20 +2,24 @@
 //! is to happen when that takes too long. Its worker looks at it once per tick, so a request sets and
 //! clears no timer.
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::headers;
+use super::headers::{self, Scheme};
 use super::limits::Limits;
 use super::upstream::Slot;
 use super::view::Home;
+use crate::balance::tls::ClientCa;
 
 /// What a client connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// Shaking hands for TLS.
+    Handshake,
     /// Nothing; a request may come.
     Idle,
     /// Sending the head of a request.
@@ -35,6 +39,8 @@ pub(super) enum Phase {
 /// What took too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expiry {
+    /// The handshake of TLS was not finished.
+    Handshake,
     /// No request came.
     Idle,
     /// A request's head was not finished.
@@ -56,6 +62,8 @@ pub(super) enum Expiry {
 pub(super) struct Client {
     pub(super) port: u16,
     ip: Cell<IpAddr>,
+    /// Who signed the certificate that it had to show.
+    client_ca: OnceCell<Arc<ClientCa>>,
     /// The lines that tell backends about it.
     forwarded: RefCell<Box<[u8]>>,
     /// The pool of its latest request, for what is counted of it.
@@ -81,7 +89,8 @@ impl Client {
         Self {
             port,
             ip: Cell::new(ip),
-            forwarded: RefCell::new(headers::forwarded(ip)),
+            client_ca: OnceCell::new(),
+            forwarded: RefCell::new(headers::forwarded(ip, Scheme::Http)),
             home: RefCell::new(home),
             clock,
             phase: Cell::new(Phase::Idle),
@@ -102,10 +111,23 @@ impl Client {
         self.ip.get()
     }
 
-    /// A balancer before us says that it is another one.
+    /// A balancer before us says that it is another one. To be called before `secure`, as that comes later.
     pub(super) fn identify(&self, ip: IpAddr) {
         self.ip.set(ip);
-        *self.forwarded.borrow_mut() = headers::forwarded(ip);
+        *self.forwarded.borrow_mut() = headers::forwarded(ip, Scheme::Http);
+    }
+
+    /// It speaks TLS, and showed a certificate signed by one of `client_ca` where it was asked for one.
+    pub(super) fn secure(&self, client_ca: Option<Arc<ClientCa>>) {
+        *self.forwarded.borrow_mut() = headers::forwarded(self.ip(), Scheme::Https);
+        if let Some(client_ca) = client_ca {
+            self.client_ca.get_or_init(|| client_ca);
+        }
+    }
+
+    /// Who signed the certificate that it had to show.
+    pub(super) fn client_ca(&self) -> Option<&Arc<ClientCa>> {
+        self.client_ca.get()
     }
 
     /// The lines that tell backends about it.
@@ -260,6 +282,7 @@ impl Client {
         };
         let expired = |expired: bool, expiry| expired.then_some(expiry);
         match self.phase.get() {
+            Phase::Handshake => expired(over(since, limits.handshake), Expiry::Handshake),
             Phase::Idle => {
                 let drained = draining.is_some_and(|begun| over(begun.max(since), limits.drain_idle));
                 expired(drained || over(since, limits.idle), Expiry::Idle)

@@ -2,7 +2,6 @@
 //! accounted for, until one side wants to end.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -13,17 +12,15 @@ use tokio::net::TcpStream;
 
 use super::admission::Ticket;
 use super::client::{Client, Expiry, Phase};
+use super::entry::{self, Entered, Entrance};
 use super::flow::Flow;
 use super::http1::{self, Framing, HeadFault, RequestHead};
 use super::limits::HEAD_GROWTH_BYTES;
-use super::origin::{self, Beginning};
 use super::rescue::ProxyError;
 use super::service;
 use super::socket::{ClientSocket, Inbox};
 use super::view::{Home, PoolView, View};
 use super::worker::Worker;
-use crate::balance::pool::ProxyProtocol;
-use crate::metrics::Refusal;
 
 /// One connection of a client.
 pub(super) struct Connection {
@@ -78,26 +75,25 @@ pub(super) async fn serve(
     stream: TcpStream,
     client: Rc<Client>,
     mut ticket: Ticket,
-    proxy_protocol: ProxyProtocol,
+    entrance: Entrance,
 ) {
     let _watch = PanicWatch(worker.clone());
+    poll_fn(|cx| {
+        client.wake_with(cx.waker());
+        Poll::Ready(())
+    })
+    .await;
+    let entered = entry::enter(&worker, &client, stream, &mut ticket, entrance).await;
+    let Some(Entered { socket, inbox }) = entered else { return };
     let mut connection = Connection {
-        socket: ClientSocket::new(stream, client.clone()),
         worker,
         client,
-        inbox: Inbox::default(),
+        socket,
+        inbox,
         upload: Flow::default(),
         download: Flow::default(),
         awaits_continue: false,
     };
-    poll_fn(|cx| {
-        connection.client.wake_with(cx.waker());
-        Poll::Ready(())
-    })
-    .await;
-    if proxy_protocol != ProxyProtocol::Off && connection.meet(proxy_protocol, &mut ticket).await.is_err() {
-        return;
-    }
     let end = loop {
         match poll_fn(|cx| connection.poll_request(cx)).await {
             Ok(request) => {
@@ -114,49 +110,6 @@ pub(super) async fn serve(
 }
 
 impl Connection {
-    /// Learns from a header of the PROXY protocol who the client is. An error ends the connection.
-    async fn meet(&mut self, wanted: ProxyProtocol, ticket: &mut Ticket) -> Result<(), End> {
-        self.client.enter(Phase::Head);
-        let source = poll_fn(|cx| self.poll_beginning(cx, wanted)).await?;
-        if let Some(source) = source {
-            ticket.transfer(source).map_err(|limit| {
-                self.worker.meters.refuse(limit);
-                End::Drop
-            })?;
-            self.client.identify(source);
-        }
-        self.client.enter(Phase::Idle);
-        Ok(())
-    }
-
-    fn poll_beginning(
-        &mut self,
-        cx: &mut Context<'_>,
-        wanted: ProxyProtocol,
-    ) -> Poll<Result<Option<IpAddr>, End>> {
-        let Self { worker, client, socket, inbox, .. } = self;
-        loop {
-            match origin::beginning(inbox.bytes()) {
-                Beginning::Incomplete => {}
-                Beginning::Absent if wanted == ProxyProtocol::Accept => return Poll::Ready(Ok(None)),
-                Beginning::Header { source, length } => {
-                    inbox.advance(length);
-                    return Poll::Ready(Ok(source));
-                }
-                Beginning::Absent | Beginning::Malformed => {
-                    worker.meters.refuse(Refusal::ProxyProtocol);
-                    return Poll::Ready(Err(End::Drop));
-                }
-            }
-            let mut scratch = worker.scratch.borrow_mut();
-            match socket.poll_read(cx, &mut scratch.area) {
-                Poll::Ready(Ok(read @ 1..)) => inbox.keep(&scratch.area[..read]),
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(End::Drop)),
-                Poll::Pending => return expired(client),
-            }
-        }
-    }
-
     /// Reads up to the end of a request's head.
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request, End>> {
         let Self { worker, client, socket, inbox, upload, .. } = self;
@@ -193,12 +146,14 @@ impl Connection {
     /// with unread bytes resets it, and the reset can overtake our last answer.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.client.phase() != Phase::Linger {
-            if !self.client.is_unread() && self.inbox.is_empty() {
+            let is_read = !self.client.is_unread() && self.inbox.is_empty();
+            if is_read && !self.socket.says_goodbye() {
                 // The end of the socket says the same.
                 return Poll::Ready(());
             }
             self.client.enter(Phase::Linger);
-            if let Poll::Ready(Err(_)) = Pin::new(&mut self.socket).poll_shutdown(cx) {
+            let told = Pin::new(&mut self.socket).poll_shutdown(cx);
+            if is_read || matches!(told, Poll::Ready(Err(_))) {
                 return Poll::Ready(());
             }
         }

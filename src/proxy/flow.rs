@@ -66,17 +66,23 @@ impl Flow {
 pub(super) struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
+    /// The receiver holds some of what it took, as TLS does.
+    held: bool,
 }
 
 impl Outbox {
-    /// Whether all bytes were taken.
+    /// Whether all bytes are gone.
     pub(super) fn is_empty(&self) -> bool {
+        self.is_taken() && !self.held
+    }
+
+    fn is_taken(&self) -> bool {
         self.sent == self.bytes.len()
     }
 
     /// Where to write what is to go out next.
     pub(super) fn space(&mut self) -> &mut Vec<u8> {
-        if self.is_empty() {
+        if self.is_taken() {
             self.bytes.clear();
             self.sent = 0;
         }
@@ -85,7 +91,7 @@ impl Outbox {
 
     /// Makes everything since it was last empty go out once more.
     pub(super) fn rewind(&mut self) {
-        self.sent = 0;
+        (self.sent, self.held) = (0, false);
     }
 
     /// Sends what there is.
@@ -94,8 +100,22 @@ impl Outbox {
         cx: &mut Context<'_>,
         receiver: &mut W,
     ) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
+        while !self.is_taken() {
             self.sent += ready!(poll_some(cx, receiver, &self.bytes[self.sent..]))?;
+            self.held = true;
+        }
+        self.poll_held(cx, receiver)
+    }
+
+    /// Makes the receiver let go of what it holds.
+    fn poll_held<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        receiver: &mut W,
+    ) -> Poll<io::Result<()>> {
+        if self.held {
+            ready!(Pin::new(receiver).poll_flush(cx))?;
+            self.held = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -107,16 +127,20 @@ impl Outbox {
         receiver: &mut W,
         mut bytes: &[u8],
     ) -> io::Result<()> {
-        while self.is_empty() && !bytes.is_empty() {
+        while self.is_taken() && !bytes.is_empty() {
             match poll_some(cx, receiver, bytes) {
                 Poll::Ready(written) => bytes = &bytes[written?..],
                 Poll::Pending => break,
             }
+            self.held = true;
         }
         if !bytes.is_empty() {
             self.space().extend_from_slice(bytes);
         }
-        Ok(())
+        match self.poll_held(cx, receiver) {
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
     }
 }
 

@@ -6,9 +6,20 @@ use http::StatusCode;
 use super::filter::Admitted;
 use super::http1::{Encoder, Field, Framing, RequestHead, ResponseHead, Role};
 
-/// The lines that tell a backend about the client at `address`, who speaks plain HTTP.
-pub(super) fn forwarded(address: std::net::IpAddr) -> Box<[u8]> {
-    format!("\r\nx-forwarded-for: {address}\r\nx-forwarded-proto: http").into_bytes().into()
+/// What a request came in on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+}
+
+/// The lines that tell a backend about the client at `address`.
+pub(super) fn forwarded(address: std::net::IpAddr, scheme: Scheme) -> Box<[u8]> {
+    let scheme = match scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    format!("\r\nx-forwarded-for: {address}\r\nx-forwarded-proto: {scheme}").into_bytes().into()
 }
 
 /// Writes the head to send to a backend, with the lines `forwarded`. `authority` is that of the connection the
@@ -192,7 +203,7 @@ mod tests {
         let mut space = http1::space();
         let (head, _) = RequestHead::parse(wire.as_bytes(), &mut space).unwrap().unwrap();
         let mut out = Vec::new();
-        let forwarded = forwarded([192, 0, 2, 7].into());
+        let forwarded = forwarded([192, 0, 2, 7].into(), Scheme::Http);
         to_backend(&mut out, &head, &filter::admit(&head).unwrap(), &forwarded, || unreachable!());
         String::from_utf8(out).unwrap()
     }
@@ -309,7 +320,7 @@ mod tests {
             let Ok(Some((head, _))) = RequestHead::parse(wire.as_bytes(), &mut space) else { return Ok(()) };
             let Ok(admitted) = filter::admit(&head) else { return Ok(()) };
             let mut out = Vec::new();
-            let forwarded = forwarded([192, 0, 2, 7].into());
+            let forwarded = forwarded([192, 0, 2, 7].into(), Scheme::Http);
             to_backend(&mut out, &head, &admitted, &forwarded, || "[2001:db8::1]:80".into());
             let mut space = http1::space();
             let (written, length) = RequestHead::parse(&out, &mut space).unwrap().unwrap();

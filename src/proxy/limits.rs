@@ -68,6 +68,9 @@ pub struct Limits {
     pub connections: usize,
     /// Client connections of one address, so that one client cannot take all.
     pub connections_per_client: usize,
+    /// From the first moment of a connection that speaks TLS to the end of its handshake. Two round trips do, so this
+    /// is for the slowest of networks.
+    pub handshake: Duration,
     /// How long a client may stay connected without sending a request. Above the 60 s that other
     /// balancers keep idle connections for, so that they close first.
     pub idle: Duration,
@@ -103,6 +106,7 @@ impl Limits {
         Self {
             connections,
             connections_per_client: (connections / 2).max(1),
+            handshake: Duration::from_secs(5),
             idle: Duration::from_secs(75),
             head: Duration::from_secs(10),
             body_idle: Duration::from_secs(60),

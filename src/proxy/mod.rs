@@ -6,6 +6,7 @@ mod admission;
 mod client;
 mod connection;
 mod date;
+mod entry;
 mod exchange;
 mod filter;
 mod flow;
@@ -18,6 +19,8 @@ mod rescue;
 mod scratch;
 mod service;
 mod socket;
+mod tls;
+mod transport;
 mod tunnel;
 mod upstream;
 mod view;
@@ -37,6 +40,7 @@ use tokio::task::JoinSet;
 
 use admission::Admission;
 use listener::Binder;
+use tls::Contracts;
 use worker::{Command, Worker};
 
 use crate::handoff::{BindingsWriter, Reader};
@@ -87,13 +91,13 @@ impl Proxy {
         meters: &Arc<TrafficMeters>,
         bound: Latch,
     ) -> io::Result<ProxyHandle> {
-        let admission = Admission::new(&options.limits);
+        let (admission, contracts) = (Admission::new(&options.limits), Arc::<Contracts>::default());
         let (mut workers, mut ends) = (Vec::new(), JoinSet::new());
         for number in 0..options.workers.get() {
             let (reader, limits) = (reader.clone(), options.limits.clone());
-            let (admission, meters) = (admission.clone(), meters.clone());
+            let (admission, contracts, meters) = (admission.clone(), contracts.clone(), meters.clone());
             let (commands, ended) =
-                spawn_worker(number, move || Worker::new(reader, limits, admission, meters))?;
+                spawn_worker(number, move || Worker::new(reader, limits, admission, contracts, meters))?;
             workers.push(commands);
             ends.spawn(ended);
         }

@@ -54,6 +54,9 @@ pub enum ProxyError {
     /// Pools answer on the port, but none for this host and path.
     #[error("nothing is served here for this host and path")]
     NoRoute,
+    /// The host asks other certificates of clients than the name that the connection was opened for.
+    #[error("this host wants a connection of its own")]
+    Misdirected,
     /// The pool has no backend that may answer.
     #[error("no backend is ready")]
     NoBackend,
@@ -85,7 +88,8 @@ impl ProxyError {
             | Self::ExpectationFailed
             | Self::ClientStalled
             | Self::BadBody
-            | Self::NoRoute => Side::Client,
+            | Self::NoRoute
+            | Self::Misdirected => Side::Client,
             Self::ConnectFailed | Self::Lost | Self::BadResponse | Self::Timeout | Self::Drained => {
                 Side::Upstream
             }
@@ -110,6 +114,7 @@ impl ProxyError {
             | Self::ClientStalled
             | Self::BadBody
             | Self::NoRoute
+            | Self::Misdirected
             | Self::BadResponse => false,
         }
     }
@@ -124,6 +129,7 @@ impl ProxyError {
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::ClientStalled => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoPool | Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectFailed | Self::Lost | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::Timeout | Self::Drained => StatusCode::GATEWAY_TIMEOUT,
@@ -141,6 +147,7 @@ impl ProxyError {
             Self::ClientStalled => RescueReason::ClientStalled,
             Self::NoPool => RescueReason::NoPool,
             Self::NoRoute => RescueReason::NoRoute,
+            Self::Misdirected => RescueReason::Misdirected,
             Self::NoBackend => RescueReason::NoBackend,
             Self::ConnectFailed => RescueReason::ConnectFailed,
             Self::Lost => RescueReason::Lost,

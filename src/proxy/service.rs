@@ -27,6 +27,9 @@ pub(super) fn admit(
 ) -> Result<(Rc<PoolView>, u64), ProxyError> {
     let port = port.ok_or(ProxyError::NoPool)?;
     let admitted = filter::admit(head)?;
+    if !port.admits(&admitted, client.client_ca()) {
+        return Err(ProxyError::Misdirected);
+    }
     let pool = port.route(&admitted).ok_or(ProxyError::NoRoute)?;
     headers::to_backend(out, head, &admitted, &client.forwarded(), authority);
     let key = pool.snapshot.key_hash(&Keyed { head, admitted: &admitted, ip: client.ip() });
@@ -148,7 +151,7 @@ pub(super) fn late(expiry: Expiry, upload_blocked: bool) -> Option<ProxyError> {
         Expiry::Stalled => Some(ProxyError::ClientStalled),
         Expiry::Timeout => Some(ProxyError::Timeout),
         Expiry::Drained => Some(ProxyError::Drained),
-        Expiry::Idle | Expiry::Head | Expiry::Gone | Expiry::Linger => None,
+        Expiry::Handshake | Expiry::Idle | Expiry::Head | Expiry::Gone | Expiry::Linger => None,
     }
 }
 

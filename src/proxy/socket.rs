@@ -16,28 +16,34 @@ use tokio::net::TcpStream;
 use super::client::Client;
 use super::http1;
 use super::limits::{MAX_HEAD_BYTES, PROBE_AFTER, PROBE_EVERY, PROBES};
+use super::transport::Transport;
 
 /// The socket of a client.
 #[derive(Debug)]
 pub(super) struct ClientSocket {
-    stream: TcpStream,
+    stream: Transport,
     client: Rc<Client>,
 }
 
 impl ClientSocket {
-    pub(super) fn new(stream: TcpStream, client: Rc<Client>) -> Self {
+    pub(super) fn new(stream: Transport, client: Rc<Client>) -> Self {
         Self { stream, client }
     }
 
     /// The connection itself.
     pub(super) fn tcp(&self) -> &TcpStream {
-        &self.stream
+        self.stream.tcp()
+    }
+
+    /// Whether its end is to be told in a way that nobody else can (RFC 8446 section 6.1).
+    pub(super) fn says_goodbye(&self) -> bool {
+        self.stream.is_tls()
     }
 
     /// The address and port the client connected to, as a URI names them. Asked of the kernel, which few
     /// connections are worth.
     pub(super) fn authority(&self) -> String {
-        let here = self.stream.local_addr().map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
+        let here = self.tcp().local_addr().map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
         // Should the kernel not know, an unnamed host is the truth (RFC 9110 section 7.2).
         here.map_or_else(|_| String::new(), |it| it.to_string())
     }
@@ -72,7 +78,7 @@ impl Drop for ClientSocket {
     fn drop(&mut self) {
         if self.client.is_reset_on_close() {
             // Should this fail, the socket is closed in order, which the length of the body gives away.
-            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
         }
     }
 }

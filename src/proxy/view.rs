@@ -7,12 +7,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::entry::Entrance;
 use super::filter::Admitted;
 use super::limits::MAX_CANDIDATES_SEEN;
+use super::tls::{Contracts, PortContracts};
 use super::upstream::{Backends, Slot};
 use crate::balance::assignment::Place;
-use crate::balance::pool::{PoolId, ProxyProtocol};
+use crate::balance::pool::PoolId;
 use crate::balance::routes::Routes;
+use crate::balance::tls::ClientCa;
 use crate::balance::snapshot::{PoolSnapshot, Port, Snapshot};
 use crate::metrics::{PoolMeters, TrafficMeters};
 
@@ -43,7 +46,7 @@ pub(super) struct View {
 pub(super) struct PortView {
     routes: Routes<Rc<PoolView>>,
     heeds_paths: bool,
-    proxy_protocol: ProxyProtocol,
+    entrance: Entrance,
     /// The port's only pool, or where several share it nobody: for what belongs to none of them.
     home: Rc<Home>,
 }
@@ -58,9 +61,15 @@ impl PortView {
         self.routes.find(request.hostname(), request.path)
     }
 
+    /// Whether a request may come on a connection whose client showed a certificate by `shown`.
+    #[inline]
+    pub(super) fn admits(&self, request: &Admitted<'_>, shown: Option<&Arc<ClientCa>>) -> bool {
+        self.entrance.tls.as_ref().is_none_or(|tls| tls.admits(request.hostname(), shown))
+    }
+
     /// How its connections begin.
-    pub(super) fn proxy_protocol(&self) -> ProxyProtocol {
-        self.proxy_protocol
+    pub(super) fn entrance(&self) -> &Entrance {
+        &self.entrance
     }
 
     /// Where a connection counts before its first request, and a request of which nobody knows whose it is.
@@ -71,7 +80,12 @@ impl PortView {
 
 impl View {
     /// The view of `snapshot`, with what can be kept of the view before.
-    pub(super) fn of(snapshot: &Arc<Snapshot>, before: &Self, home: impl Fn(&PoolId) -> Rc<Home>) -> Self {
+    pub(super) fn of(
+        snapshot: &Arc<Snapshot>,
+        before: &Self,
+        contracts: &Contracts,
+        home: impl Fn(&PoolId) -> Rc<Home>,
+    ) -> Self {
         let mut pools: HashMap<PoolId, Rc<PoolView>> = HashMap::new();
         let mut pool = |pool: &Arc<PoolSnapshot>| {
             let id = &pool.pool.id;
@@ -84,7 +98,9 @@ impl View {
             let first = routes.targets().next()?.clone();
             let alone = routes.targets().all(|pool| Rc::ptr_eq(pool, &first));
             let home = if alone { first.home.clone() } else { home(&PoolId::nobody()) };
-            Some((number, PortView { routes, heeds_paths, proxy_protocol: port.proxy_protocol, home }))
+            let tls = port.tls.as_ref().map(|tls| Rc::new(PortContracts::new(tls, contracts)));
+            let entrance = Entrance { proxy_protocol: port.manner.proxy_protocol, tls };
+            Some((number, PortView { routes, heeds_paths, entrance, home }))
         };
         let ports = snapshot.ports().filter_map(port).collect();
         Self { snapshot: snapshot.clone(), pools, ports }

@@ -23,6 +23,7 @@ use super::date::Date;
 use super::limits::{ACCEPT_PAUSE, LISTENER_LINGER, Limits, TICK};
 use super::listener;
 use super::scratch::Scratch;
+use super::tls::Contracts;
 use super::view::{Home, View};
 use crate::balance::pool::PoolId;
 use crate::handoff::Reader;
@@ -47,6 +48,7 @@ pub(super) struct Worker {
     reader: Reader,
     limits: Limits,
     admission: Arc<Admission>,
+    contracts: Arc<Contracts>,
     view: RefCell<Rc<View>>,
     homes: RefCell<HashMap<PoolId, Rc<Home>>>,
     clients: RefCell<Vec<Weak<Client>>>,
@@ -65,6 +67,7 @@ impl Worker {
         reader: Reader,
         limits: Limits,
         admission: Arc<Admission>,
+        contracts: Arc<Contracts>,
         meters: Arc<TrafficMeters>,
     ) -> Self {
         Self {
@@ -73,6 +76,7 @@ impl Worker {
             reader,
             limits,
             admission,
+            contracts,
             view: RefCell::default(),
             homes: RefCell::default(),
             clients: RefCell::default(),
@@ -188,14 +192,14 @@ impl Worker {
         };
         let view = self.view();
         let Some(served) = view.port(port) else { return };
-        let (home, proxy_protocol) = (served.home().clone(), served.proxy_protocol());
+        let (home, entrance) = (served.home().clone(), served.entrance().clone());
         self.set_clock(Instant::now());
         let client = Rc::new(Client::new(ip, port, home, self.clock.clone()));
         self.clients.borrow_mut().push(Rc::downgrade(&client));
         self.busy.notify_one();
         let worker = self.clone();
         spawn_local(async move {
-            connection::serve(worker, stream, client, ticket, proxy_protocol).await;
+            connection::serve(worker, stream, client, ticket, entrance).await;
         });
     }
 
@@ -271,7 +275,7 @@ impl Worker {
         if known.is_of(&snapshot) {
             return known;
         }
-        let fresh = Rc::new(View::of(&snapshot, &known, |id| self.home(id)));
+        let fresh = Rc::new(View::of(&snapshot, &known, &self.contracts, |id| self.home(id)));
         *self.view.borrow_mut() = fresh.clone();
         fresh
     }

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use crate::balance::assembly::{Assembly, Cause};
 use crate::balance::backend::{Member, State};
 use crate::balance::pool::{Listener, Pool, PoolId};
-use crate::balance::routes::Match;
+use crate::balance::routes::{HostPattern, Match};
 use crate::balance::seats::Roster;
-use crate::balance::snapshot::{MemberView, PoolSnapshot, PortShares, Shares, Snapshot};
+use crate::balance::snapshot::{MemberView, PoolSnapshot, PortShares, PortTls, Shares, Snapshot};
 use crate::balance::table::prime::SLOTS_PER_SEAT;
+use crate::balance::tls::TlsTerms;
 use crate::handoff::Publisher;
 use crate::metrics::ControlMetrics;
 
@@ -43,8 +44,12 @@ pub struct Conflict {
 pub enum Contested {
     /// The same requests.
     Part(Match),
-    /// Another way in which all of the port's connections begin.
+    /// Whether all of the port's connections speak TLS.
+    Encryption,
+    /// Whether all of the port's connections begin with a header of the PROXY protocol.
     ProxyProtocol,
+    /// What is asked of clients that want this host: the oldest version of TLS, and whose certificates.
+    Clients(HostPattern),
 }
 
 /// One change a source reports.
@@ -292,17 +297,37 @@ fn claim(
     id: &PoolId,
     oldest: &PoolId,
 ) -> Vec<Conflict> {
-    let &Listener { port: number, proxy_protocol, .. } = listener;
-    let port = port.or_insert_with(|| PortShares { proxy_protocol, owners: BTreeMap::new() });
-    if port.proxy_protocol != proxy_protocol {
-        return vec![Conflict { port: number, over: Contested::ProxyProtocol, holder: oldest.clone() }];
+    let (number, manner) = (listener.port, listener.manner());
+    let tls = |terms: &Arc<TlsTerms>| PortTls { by_host: BTreeMap::new(), default: terms.clone() };
+    let port = port.or_insert_with(|| PortShares {
+        manner,
+        tls: listener.tls.as_ref().map(tls),
+        owners: BTreeMap::new(),
+    });
+    let conflict = |over, holder: &PoolId| Conflict { port: number, over, holder: holder.clone() };
+    if port.manner.encrypted != manner.encrypted {
+        return vec![conflict(Contested::Encryption, oldest)];
     }
-    let claim = |matched: &Match| {
+    if port.manner != manner {
+        return vec![conflict(Contested::ProxyProtocol, oldest)];
+    }
+    let mut lost = Vec::new();
+    for matched in &listener.matches {
+        // Terms are settled before the path is known.
+        if let (Some(tls), Some(terms)) = (&mut port.tls, &listener.tls)
+            && !tls.by_host.entry(matched.host.clone()).or_insert_with(|| terms.clone()).asks_like(terms)
+        {
+            let of_host = port.owners.iter().find(|(other, _)| other.host == matched.host);
+            let holder = of_host.map_or(oldest, |(_, holder)| holder);
+            lost.push(conflict(Contested::Clients(matched.host.clone()), holder));
+            continue;
+        }
         let holder = port.owners.entry(matched.clone()).or_insert_with(|| id.clone());
-        let over = || Contested::Part(matched.clone());
-        (holder != id).then(|| Conflict { port: number, over: over(), holder: holder.clone() })
-    };
-    listener.matches.iter().filter_map(claim).collect()
+        if holder != id {
+            lost.push(conflict(Contested::Part(matched.clone()), holder));
+        }
+    }
+    lost
 }
 
 impl Programmed {
@@ -347,11 +372,14 @@ fn size_remark(wanted: Option<u32>, size: u32, seats: usize) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+
     use super::*;
     use crate::balance::backend::{Backend, Lineage, Weight};
     use crate::balance::key::KeySource;
     use crate::balance::pool::{Fill, Group, ProxyProtocol, Readiness, Timeouts};
-    use crate::balance::routes::{HostPattern, PathPrefix};
+    use crate::balance::routes::PathPrefix;
+    use crate::balance::tls::{Certificate, ClientCa, TlsVersion};
     use crate::handoff::{Reader, handoff};
 
     fn pool(name: &str, port: u16, created_ms: u64) -> Pool {
@@ -474,7 +502,62 @@ mod tests {
             [Conflict { port: 80, over: Contested::ProxyProtocol, holder }]
         );
         assert!(reader.load().route(80, Some("b"), "/").is_none());
-        assert!(reader.load().ports().all(|(_, port)| port.proxy_protocol == ProxyProtocol::Require));
+        assert!(reader.load().ports().all(|(_, port)| port.manner.proxy_protocol == ProxyProtocol::Require));
+    }
+
+    fn terms(key: u8, client_ca: &[u8]) -> TlsTerms {
+        let certificate = Certificate {
+            names: Vec::new(),
+            chain: Vec::new(),
+            key: PrivatePkcs8KeyDer::from(vec![key]).into(),
+            ocsp: None,
+        };
+        let roots: Vec<_> = client_ca.iter().map(|root| vec![*root].into()).collect();
+        TlsTerms {
+            certificates: vec![Arc::new(certificate)],
+            min_version: TlsVersion::V12,
+            client_ca: (!roots.is_empty()).then(|| Arc::new(ClientCa { roots })),
+        }
+    }
+
+    fn encrypted(name: &str, created_ms: u64, path: &str, tls: Option<TlsTerms>) -> Change {
+        let mut pool = pool(name, 80, created_ms);
+        pool.listeners[0].tls = tls.map(Arc::new);
+        pool.listeners[0].matches =
+            vec![Match { host: HostPattern::new("x.test"), path: PathPrefix::new(path) }];
+        facts(pool, &["x"])
+    }
+
+    #[test]
+    fn pools_that_share_a_host_ask_the_same_of_its_clients() {
+        let (mut programmer, reader) = programmer();
+        let mut conflict = |change| {
+            let reports = programmer.apply(vec![change], Authority::Holder, 0);
+            reports[0].port_conflicts.iter().map(|it| it.over.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(conflict(encrypted("a", 1, "/", Some(terms(1, &[7])))), []);
+        assert_eq!(conflict(encrypted("b", 2, "/b", Some(terms(2, &[7])))), []);
+        let clients = Contested::Clients(HostPattern::new("x.test"));
+        assert_eq!(conflict(encrypted("c", 3, "/c", Some(terms(1, &[])))), [clients]);
+        assert_eq!(conflict(encrypted("d", 4, "/d", None)), [Contested::Encryption]);
+        let snapshot = reader.load();
+        let owner = |path| snapshot.route(80, Some("x.test"), path).map(|it| &*it.pool.id.name);
+        assert_eq!(["/", "/b", "/c", "/d"].map(owner), [Some("a"), Some("b"), Some("a"), Some("a")]);
+        let (_, port) = snapshot.ports().next().unwrap();
+        assert_eq!(*port.tls.as_ref().unwrap().default, terms(1, &[7]), "the oldest pool's");
+    }
+
+    #[test]
+    fn a_new_certificate_is_published_and_moves_no_key() {
+        let (mut programmer, reader) = programmer();
+        programmer.apply(vec![encrypted("a", 1, "/", Some(terms(1, &[])))], Authority::Holder, 0);
+        let before = reader.load();
+        programmer.apply(vec![encrypted("a", 1, "/", Some(terms(2, &[])))], Authority::Holder, 0);
+        let after = reader.load();
+        let shown = |snapshot: &Snapshot| snapshot.ports().next().unwrap().1.tls.clone().unwrap().default;
+        assert_eq!((shown(&before), shown(&after)), (terms(1, &[]).into(), terms(2, &[]).into()));
+        let digest = |snapshot: &Snapshot| snapshot.pools().next().unwrap().digest;
+        assert_eq!(digest(&before), digest(&after));
     }
 
     #[test]

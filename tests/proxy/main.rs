@@ -16,4 +16,5 @@ mod pieces;
 mod ports;
 mod retries;
 mod routing;
+mod tls;
 mod upgrade;

@@ -11,10 +11,10 @@ use guideway::balance::assignment::Assignment;
 use guideway::balance::backend::{Backend as Target, State};
 use guideway::balance::key::KeySource;
 use guideway::balance::pool::{
-    Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness as PodReadiness, Timeouts,
+    Fill, Group, Listener, Manner, Pool, PoolId, ProxyProtocol, Readiness as PodReadiness, Timeouts,
 };
 use guideway::balance::routes::Match;
-use guideway::balance::snapshot::{MemberView, PoolSnapshot, PortShares, Shares, Snapshot};
+use guideway::balance::snapshot::{MemberView, PoolSnapshot, PortShares, PortTls, Shares, Snapshot};
 use guideway::balance::table::{SeatLoad, TableBuilder};
 use guideway::handoff::{BindState, BindingsReader, Publisher, bindings, handoff};
 use guideway::metrics::Metrics;
@@ -38,6 +38,8 @@ pub(crate) struct Stage {
     generation: u64,
     pool: Pool,
     proxy_protocol: ProxyProtocol,
+    /// The terms of TLS from the next publish on.
+    pub(crate) tls: Option<PortTls>,
 }
 
 /// What a test may want to differ.
@@ -50,6 +52,7 @@ pub(crate) struct Setup {
     /// The port of the process itself.
     pub(crate) own_port: Option<u16>,
     pub(crate) proxy_protocol: ProxyProtocol,
+    pub(crate) tls: Option<PortTls>,
 }
 
 impl Default for Setup {
@@ -63,6 +66,7 @@ impl Default for Setup {
             port: None,
             own_port: None,
             proxy_protocol: ProxyProtocol::Off,
+            tls: None,
         }
     }
 }
@@ -88,7 +92,7 @@ impl Stage {
         let bound = readiness.latch("listeners bound");
         let proxy = Proxy::start(options, reader, writer, metrics.traffic(), bound).unwrap();
         let pool = pool(port, setup.timeouts, setup.drain_timeout);
-        let proxy_protocol = setup.proxy_protocol;
+        let (proxy_protocol, tls) = (setup.proxy_protocol, setup.tls);
         let mut stage = Self {
             port,
             proxy,
@@ -99,6 +103,7 @@ impl Stage {
             generation: 0,
             pool,
             proxy_protocol,
+            tls,
         };
         stage.publish(backends, State::Ready);
         stage.wait_until(|ports| ports.contains_key(&port)).await;
@@ -129,7 +134,8 @@ impl Stage {
     }
 
     fn shares(&self, owners: BTreeMap<Match, PoolId>) -> Shares {
-        BTreeMap::from([(self.port, PortShares { proxy_protocol: self.proxy_protocol, owners })])
+        let manner = Manner { encrypted: self.tls.is_some(), proxy_protocol: self.proxy_protocol };
+        BTreeMap::from([(self.port, PortShares { manner, tls: self.tls.clone(), owners })])
     }
 
     /// Publishes a snapshot without any pool.
@@ -207,6 +213,7 @@ fn pool(port: u16, timeouts: Timeouts, drain_timeout: Duration) -> Pool {
             name: "web".into(),
             port,
             proxy_protocol: ProxyProtocol::Off,
+            tls: None,
             matches: vec![Match::all()],
         }],
         groups: vec![Group { name: "stable".into(), weight: 1 }],
@@ -369,6 +376,11 @@ impl Peer {
 
     /// Reads exactly so many bytes.
     pub(crate) async fn read(&mut self, length: usize) -> String {
+        String::from_utf8(self.read_bytes(length).await).unwrap()
+    }
+
+    /// Reads exactly so many bytes, whatever they are.
+    pub(crate) async fn read_bytes(&mut self, length: usize) -> Vec<u8> {
         let read = async {
             while self.kept.len() < length {
                 assert_ne!(self.stream.read_buf(&mut self.kept).await.unwrap(), 0, "the connection ended");
@@ -376,7 +388,7 @@ impl Peer {
         };
         timeout(PATIENCE, read).await.expect("the bytes do not come");
         let rest = self.kept.split_off(length);
-        String::from_utf8(std::mem::replace(&mut self.kept, rest)).unwrap()
+        std::mem::replace(&mut self.kept, rest)
     }
 
     /// Reads one response with a `Content-Length`: its head and its body.

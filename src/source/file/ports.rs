@@ -6,8 +6,9 @@ use std::fmt;
 
 use super::catalog::Held;
 use super::reading::{Found, Place, Problem};
-use crate::balance::pool::{Listener, Pool, PoolId, ProxyProtocol};
-use crate::balance::routes::Match;
+use crate::balance::pool::{Listener, Manner, Pool, PoolId};
+use crate::balance::routes::{HostPattern, Match};
+use crate::balance::tls::TlsTerms;
 
 /// Pools by their index in `found`, and what is wrong with them.
 pub(super) type Refusals = BTreeMap<usize, Vec<Problem>>;
@@ -68,7 +69,9 @@ fn asking<'a>(found: &'a [Found], refused: &Refusals) -> impl Iterator<Item = (u
 struct Holders<'a> {
     parts: BTreeMap<(u16, &'a Match), (&'a PoolId, &'a Place)>,
     /// Of those who say how the port's connections begin, the first.
-    beginnings: BTreeMap<u16, (ProxyProtocol, &'a PoolId, &'a Place)>,
+    manners: BTreeMap<u16, (Manner, &'a PoolId, &'a Place)>,
+    /// Of those who say what is asked of clients that want a host, the first.
+    terms: BTreeMap<(u16, &'a HostPattern), (&'a TlsTerms, &'a PoolId, &'a Place)>,
 }
 
 impl<'a> Holders<'a> {
@@ -80,9 +83,12 @@ impl<'a> Holders<'a> {
         place: &'a Place,
         keeps: impl Fn(&Match) -> bool,
     ) {
-        self.beginnings.entry(listener.port).or_insert((listener.proxy_protocol, id, place));
+        self.manners.entry(listener.port).or_insert((listener.manner(), id, place));
         for matched in listener.matches.iter().filter(|matched| keeps(matched)) {
             self.parts.entry((listener.port, matched)).or_insert((id, place));
+            if let Some(terms) = &listener.tls {
+                self.terms.entry((listener.port, &matched.host)).or_insert((terms, id, place));
+            }
         }
     }
 }
@@ -95,7 +101,7 @@ fn holders<'a>(found: &'a [Found], held: &'a BTreeMap<PoolId, Held>, refused: &R
     for (id, held) in held {
         let (place, next) = edits.get(id).copied().unwrap_or((&held.place, &held.translated.pool));
         for had in &held.translated.pool.listeners {
-            let same = |it: &&Listener| it.port == had.port && it.proxy_protocol == had.proxy_protocol;
+            let same = |it: &&Listener| it.port == had.port && it.manner() == had.manner();
             if let Some(kept) = next.listeners.iter().find(same) {
                 holders.add(had, id, place, |matched| kept.matches.contains(matched));
             }
@@ -114,33 +120,52 @@ fn problems(
     own: Option<u16>,
     taken: &Taken,
 ) -> Vec<Problem> {
-    let problem = |(index, Listener { port, proxy_protocol, matches, .. }): (usize, &Listener)| {
-        let other = |matched| holders.parts.get(&(*port, matched)).filter(|(id, _)| **id != found.id);
-        let begins = holders.beginnings.get(port).filter(|(begins, _, _)| begins != proxy_protocol);
-        let field = format!("spec.listeners[{index}].port");
-        let reason = match matches.iter().find_map(|matched| Some((matched, other(matched)?))) {
-            _ if own == Some(*port) => {
-                format!("{port} is Guideway's own metrics port (--metrics-address); use another port")
-            }
-            Some((matched, (id, place))) if *matched == Match::all() => format!(
-                "pool {id} at {place} has port {port} too; use another port, or name the hosts or paths of each"
-            ),
-            Some((matched, (id, place))) => format!(
-                "pool {id} at {place} has {matched} of port {port} too; use another port, host or path"
-            ),
-            None if taken.contains_key(port) => taken[port].clone(),
-            None => {
-                let (_, id, place) = begins?;
-                let field = format!("spec.listeners[{index}].proxyProtocol");
-                let reason = format!(
-                    "pool {id} at {place} has another proxyProtocol on port {port}; use the same, or another port"
-                );
-                return Some(Problem { place: found.place_of(&field), field, reason });
-            }
-        };
+    let problem = |(index, listener): (usize, &Listener)| {
+        let (field, reason) = fault(found, listener, holders, own, taken)?;
+        let field = format!("spec.listeners[{index}].{field}");
         Some(Problem { place: found.place_of(&field), field, reason })
     };
     pool.listeners.iter().enumerate().filter_map(problem).collect()
+}
+
+/// The field of a listener that asks for what it cannot have, and why.
+fn fault(
+    found: &Found,
+    listener: &Listener,
+    holders: &Holders<'_>,
+    own: Option<u16>,
+    taken: &Taken,
+) -> Option<(&'static str, String)> {
+    let port = listener.port;
+    if own == Some(port) {
+        let reason = format!("{port} is Guideway's own metrics port (--metrics-address); use another port");
+        return Some(("port", reason));
+    }
+    let other = |matched| holders.parts.get(&(port, matched)).filter(|(id, _)| **id != found.id);
+    if let Some((matched, (id, place))) = listener.matches.iter().find_map(|it| Some((it, other(it)?))) {
+        let reason = if *matched == Match::all() {
+            format!("pool {id} at {place} has port {port} too; use another port, or name the hosts or paths of each")
+        } else {
+            format!("pool {id} at {place} has {matched} of port {port} too; use another port, host or path")
+        };
+        return Some(("port", reason));
+    }
+    if let Some(reason) = taken.get(&port) {
+        return Some(("port", reason.clone()));
+    }
+    let manner = listener.manner();
+    if let Some((other, id, place)) = holders.manners.get(&port).filter(|(other, _, _)| *other != manner) {
+        let field = if other.encrypted == manner.encrypted { "proxyProtocol" } else { "protocol" };
+        let reason = format!("pool {id} at {place} has another {field} on port {port}; use the same, or another port");
+        return Some((field, reason));
+    }
+    let terms = listener.tls.as_ref()?;
+    let asked = |host| holders.terms.get(&(port, host)).filter(|(other, _, _)| !other.asks_like(terms));
+    let (host, (_, id, place)) = listener.matches.iter().find_map(|it| Some((&it.host, asked(&it.host)?)))?;
+    let reason = format!(
+        "pool {id} at {place} asks clients of host {host} on port {port} for another minVersion or clientCA; use the same, or another host or port"
+    );
+    Some(("tls", reason))
 }
 
 /// Finds out whether the proxy could open a port, and if not, why and what to do about it.

@@ -190,6 +190,13 @@ fn told(Conflict { port, over, holder }: &Conflict) -> String {
             "On port {port}, {part} belongs to the older pool {holder}; choose another port, host or path, or \
              remove that pool."
         ),
+        Contested::Encryption => format!(
+            "The older pool {holder} has another protocol on port {port}; use the same, or another port."
+        ),
+        Contested::Clients(host) => format!(
+            "The older pool {holder} asks clients of host {host} on port {port} for another minVersion or clientCA; \
+             use the same, or another host or port."
+        ),
         Contested::ProxyProtocol => format!(
             "The older pool {holder} has another proxyProtocol on port {port}; use the same, or another port."
         ),
