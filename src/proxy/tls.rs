@@ -154,7 +154,8 @@ impl Certificates {
     /// The certificate for `name` whose key `fits` the client; for want of the name the first one that fits, and for
     /// want of that the first.
     fn choose(&self, name: Option<&str>, fits: impl Fn(&CertifiedKey) -> bool) -> Option<&Arc<CertifiedKey>> {
-        let named = |names: &[Box<str>]| name.is_some_and(|name| names.iter().any(|known| is_for(known, name)));
+        let named =
+            |names: &[Box<str>]| name.is_some_and(|name| names.iter().any(|known| is_for(known, name)));
         let fitting = || self.0.iter().filter(|(_, key)| fits(key));
         let chosen = fitting().find(|(names, _)| named(names)).or_else(|| fitting().next());
         chosen.or_else(|| self.0.first()).map(|(_, key)| key)

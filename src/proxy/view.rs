@@ -15,8 +15,8 @@ use super::upstream::{Backends, Slot};
 use crate::balance::assignment::Place;
 use crate::balance::pool::PoolId;
 use crate::balance::routes::Routes;
-use crate::balance::tls::ClientCa;
 use crate::balance::snapshot::{PoolSnapshot, Port, Snapshot};
+use crate::balance::tls::ClientCa;
 use crate::metrics::{PoolMeters, TrafficMeters};
 
 /// What outlives snapshots: a pool's counters and connections on this thread.

@@ -15,7 +15,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+    ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme,
+    SupportedProtocolVersion,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -70,7 +71,8 @@ impl Client {
     fn config(self) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider);
-        let builder = builder.with_protocol_versions(&self.versions).unwrap().with_root_certificates(self.roots);
+        let builder =
+            builder.with_protocol_versions(&self.versions).unwrap().with_root_certificates(self.roots);
         Arc::new(match self.identity {
             Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
             None => builder.with_no_client_auth(),
@@ -120,7 +122,8 @@ impl ServerCertVerifier for AnyServer {
 fn trusting_anybody() -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = Arc::new(AnyServer(provider.signature_verification_algorithms));
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
@@ -143,7 +146,11 @@ async fn answering(name: &'static str) -> SocketAddr {
     address
 }
 
-async fn shake(config: &Arc<ClientConfig>, stage: &Stage, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+async fn shake(
+    config: &Arc<ClientConfig>,
+    stage: &Stage,
+    name: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = stage.connect().await.stream;
     TlsConnector::from(config.clone()).connect(ServerName::try_from(name.to_string()).unwrap(), stream).await
 }
@@ -265,7 +272,8 @@ async fn a_connection_opened_for_one_name_does_not_reach_what_asks_certificates_
 #[tokio::test]
 async fn old_versions_are_refused_as_the_terms_say() {
     let authority = Authority::new();
-    let modern = TlsTerms { min_version: TlsVersion::V13, ..terms(vec![authority.certificate(&["shop.test"])]) };
+    let modern =
+        TlsTerms { min_version: TlsVersion::V13, ..terms(vec![authority.certificate(&["shop.test"])]) };
     let backend = answering("web").await;
     let mut stage = stage(port(modern), &[backend]).await;
     let config = Client { versions: vec![&rustls::version::TLS12], ..authority.client() }.config();

@@ -144,7 +144,9 @@ fn fault(
     let other = |matched| holders.parts.get(&(port, matched)).filter(|(id, _)| **id != found.id);
     if let Some((matched, (id, place))) = listener.matches.iter().find_map(|it| Some((it, other(it)?))) {
         let reason = if *matched == Match::all() {
-            format!("pool {id} at {place} has port {port} too; use another port, or name the hosts or paths of each")
+            format!(
+                "pool {id} at {place} has port {port} too; use another port, or name the hosts or paths of each"
+            )
         } else {
             format!("pool {id} at {place} has {matched} of port {port} too; use another port, host or path")
         };
@@ -156,7 +158,8 @@ fn fault(
     let manner = listener.manner();
     if let Some((other, id, place)) = holders.manners.get(&port).filter(|(other, _, _)| *other != manner) {
         let field = if other.encrypted == manner.encrypted { "proxyProtocol" } else { "protocol" };
-        let reason = format!("pool {id} at {place} has another {field} on port {port}; use the same, or another port");
+        let reason =
+            format!("pool {id} at {place} has another {field} on port {port}; use the same, or another port");
         return Some((field, reason));
     }
     let terms = listener.tls.as_ref()?;
