@@ -329,7 +329,8 @@ impl Connection {
     ) -> Result<bool, Stop> {
         account.rescue(error);
         self.skip_kept_body();
-        let keeps = request.keeps && self.upload.is_received() && self.stays_open();
+        let keeps =
+            request.keeps && !error.ends_connection() && self.upload.is_received() && self.stays_open();
         let date = self.worker.date();
         let to_head = request.to_head;
         let hop = Hop { minor: request.minor, to_head, keeps, date: date.as_bytes(), switches_to: None };

@@ -119,6 +119,12 @@ impl ProxyError {
         }
     }
 
+    /// Whether nothing more is taken from the client. Who is before us may have read such a request otherwise, and take
+    /// the answer to what follows it for that of another client.
+    pub(super) fn ends_connection(self) -> bool {
+        matches!(self, Self::BadRequest(_) | Self::BadBody)
+    }
+
     /// The status a client sees.
     pub fn status(self) -> StatusCode {
         match self {

@@ -26,7 +26,7 @@ async fn requests_are_counted_by_what_became_of_them() {
         (format!("guideway_request_duration_seconds_bucket{{le=\"+Inf\",{labels}}}"), 4.0),
         (format!("guideway_upstream_duration_seconds_count{{{labels}}}"), 3.0),
         (format!("guideway_active_requests{{{labels}}}"), 0.0),
-        (format!("guideway_connections{{{labels}}}"), 1.0),
+        (format!("guideway_connections{{{labels}}}"), 0.0),
         (format!("guideway_rescued_total{{{labels},reason=\"bad_request\"}}"), 1.0),
         (format!("guideway_bytes_total{{{labels},direction=\"received\"}}"), (request.len() * 3 + 18) as f64),
         (format!("guideway_bytes_total{{{labels},direction=\"sent\"}}"), received as f64),

@@ -144,7 +144,7 @@ async fn a_refused_request_that_is_there_as_a_whole_keeps_its_connection() {
     for request in [
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n",
     ] {
         client.write(request).await;
         let (head, _) = client.read_response().await;
@@ -152,6 +152,22 @@ async fn a_refused_request_that_is_there_as_a_whole_keeps_its_connection() {
     }
     client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabc").await;
     assert!(client.read_response().await.0.contains("\r\nconnection: close\r\n"));
+}
+
+#[tokio::test]
+async fn a_request_that_others_may_read_otherwise_ends_its_connection() {
+    let stage = Stage::new(&[]).await;
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nContent_Length: 30\r\n\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        let answer = stage.exchange(request).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.contains("\r\nconnection: close\r\n"),
+            "{answer}"
+        );
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    }
 }
 
 #[tokio::test]

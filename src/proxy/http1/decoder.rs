@@ -53,6 +53,7 @@ enum Next {
     DataLineFeed,
     /// The start of a trailer, or the end of the body.
     TrailerStart,
+    TrailerName,
     Trailer,
     TrailerLineFeed,
     EndLineFeed,
@@ -118,7 +119,7 @@ impl Chunked {
             } else {
                 self.next = self.next.after(bytes[at])?;
                 at += 1;
-                if matches!(self.next, Next::Extension(_) | Next::Trailer) {
+                if matches!(self.next, Next::Extension(_) | Next::TrailerName | Next::Trailer) {
                     self.overhead += 1;
                     if self.overhead > MAX_CHUNK_OVERHEAD {
                         return Err(Malformed);
@@ -145,21 +146,31 @@ impl Next {
             (Self::Size { size, digits: 1.. } | Self::SizeBlank(size) | Self::Extension(size), b'\r') => {
                 Self::SizeEnd(size)
             }
-            (Self::Extension(_), b'\n') => return Err(Malformed),
-            (Self::Extension(_), _) => self,
+            (Self::Extension(_) | Self::Trailer, byte) if may_be_in_text(byte) => self,
             (Self::SizeEnd(0), b'\n') => Self::TrailerStart,
             (Self::SizeEnd(size), b'\n') => Self::Data(size),
             (Self::DataCarriageReturn, b'\r') => Self::DataLineFeed,
             (Self::DataLineFeed, b'\n') => Self::START,
             (Self::TrailerStart, b'\r') => Self::EndLineFeed,
             (Self::Trailer, b'\r') => Self::TrailerLineFeed,
-            (Self::TrailerStart | Self::Trailer, b'\n') => return Err(Malformed),
-            (Self::TrailerStart | Self::Trailer, _) => Self::Trailer,
+            (Self::TrailerStart | Self::TrailerName, byte) if is_token(byte) => Self::TrailerName,
+            (Self::TrailerName, b':') => Self::Trailer,
             (Self::TrailerLineFeed, b'\n') => Self::TrailerStart,
             (Self::EndLineFeed, b'\n') => Self::Nothing,
             _ => return Err(Malformed),
         })
     }
+}
+
+/// What an extension or the value of a trailer consists of. Nobody gets to see it, but a control byte in it is a line
+/// end to some.
+fn may_be_in_text(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
+}
+
+/// What the name of a trailer consists of (RFC 9110 section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
@@ -222,6 +233,12 @@ mod tests {
             "0\r\na: b\n\r\n",
             "0\r\na: \rb\r\n",
             "0\r\n\n",
+            "3;a\0b\r\nabc\r\n",
+            "0\r\na\r\n\r\n",
+            "0\r\n: b\r\n\r\n",
+            "0\r\na : b\r\n\r\n",
+            "0\r\na: b\r\n c\r\n\r\n",
+            "0\r\na: \0\r\n\r\n",
         ] {
             let wire = format!("{wire}0\r\n\r\n");
             for step in [1, wire.len()] {

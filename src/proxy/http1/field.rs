@@ -79,6 +79,8 @@ fn role_of(name: &[u8]) -> Role {
         2 if is("te") => Role::HopByHop,
         4 if is("host") => Role::Host,
         4 if is("date") => Role::Date,
+        // Servers that make environment variables of fields would take it for a setting of their own ("httpoxy").
+        5 if is("proxy") => Role::HopByHop,
         6 if is("expect") => Role::Expect,
         7 if is("trailer") => Role::HopByHop,
         7 if is("upgrade") => Role::Upgrade,
@@ -142,6 +144,7 @@ mod tests {
         for (name, role) in [
             ("TE", Role::HopByHop),
             ("Keep-Alive", Role::HopByHop),
+            ("Proxy", Role::HopByHop),
             ("HTTP2-Settings", Role::HopByHop),
             ("CONNECTION", Role::Connection),
             ("Content-length", Role::ContentLength),
