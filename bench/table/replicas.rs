@@ -212,8 +212,8 @@ fn pool(seed: u64) -> Arc<Pool> {
             matches: vec![Match::all()],
         }],
         groups: vec![
-            Group { name: "stable".into(), weight: 90 },
-            Group { name: "canary".into(), weight: if seed.is_multiple_of(2) { 10 } else { 90 } },
+            Group { name: "stable".into(), weight: 90, tls: None },
+            Group { name: "canary".into(), weight: if seed.is_multiple_of(2) { 10 } else { 90 }, tls: None },
         ],
         table_size: Some(TABLE_SIZE),
         fill: if seed.is_multiple_of(5) { Fill::Paper } else { Fill::Seats },

@@ -327,7 +327,7 @@ mod tests {
             listeners: Vec::new(),
             groups: groups
                 .iter()
-                .map(|(name, weight, _)| Group { name: (*name).into(), weight: *weight })
+                .map(|(name, weight, _)| Group { name: (*name).into(), weight: *weight, tls: None })
                 .collect(),
             table_size: Some(4093),
             fill: Fill::Seats,

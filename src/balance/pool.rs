@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::key::KeySource;
 use super::routes::Match;
-use super::tls::TlsTerms;
+use super::tls::{BackendTls, TlsTerms};
 
 /// Namespace and name of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +87,8 @@ pub struct Group {
     pub name: Arc<str>,
     /// Share of the group relative to the other groups; zero takes no traffic.
     pub weight: u16,
+    /// How connections to its backends are encrypted, if they are.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 /// How the Maglev table is filled.

@@ -1,10 +1,10 @@
-//! Owns the terms on which a port speaks TLS, as bytes that were checked: nothing here parses, signs or trusts, so
+//! Owns the terms on which TLS is spoken, as bytes that were checked: nothing here parses, signs or trusts, so
 //! a snapshot can carry and compare them.
 
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 /// What a port shows its clients and asks of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct TlsTerms {
     /// Older versions are refused.
     pub min_version: TlsVersion,
     /// Who must have signed a client's certificate; clients need none where this is absent.
-    pub client_ca: Option<Arc<ClientCa>>,
+    pub client_ca: Option<Arc<CaBundle>>,
 }
 
 impl TlsTerms {
@@ -55,9 +55,20 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// Certificates of which one must have signed a client's. Never empty.
+/// How connections to backends are encrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCa {
+pub struct BackendTls {
+    /// The name that backends are asked for, and that their certificates must be for.
+    pub server_name: ServerName<'static>,
+    /// Who must have signed them.
+    pub ca: Arc<CaBundle>,
+    /// What to show backends that ask for a certificate.
+    pub identity: Option<Arc<Certificate>>,
+}
+
+/// Certificates of which one must have signed what somebody shows. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaBundle {
     /// Each as a whole certificate.
     pub roots: Vec<CertificateDer<'static>>,
 }

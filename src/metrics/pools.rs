@@ -117,7 +117,7 @@ mod tests {
             listeners: Vec::new(),
             groups: groups
                 .iter()
-                .map(|(name, weight)| Group { name: (*name).into(), weight: *weight })
+                .map(|(name, weight)| Group { name: (*name).into(), weight: *weight, tls: None })
                 .collect(),
             table_size: Some(251),
             fill: Fill::Seats,

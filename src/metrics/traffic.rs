@@ -104,6 +104,8 @@ labels! {
         ConnectTimeout = "connect_timeout",
         /// No connection for another reason, such as no route.
         ConnectFailed = "connect_failed",
+        /// The handshake of TLS with the backend failed.
+        TlsFailed = "tls_failed",
         /// A kept connection turned out to be closed before anything was sent.
         Stale = "stale",
         /// The connection was lost after the request was sent and before any byte of the response.

@@ -13,7 +13,7 @@ use super::headers::{self, Scheme};
 use super::limits::Limits;
 use super::upstream::Slot;
 use super::view::Home;
-use crate::balance::tls::ClientCa;
+use crate::balance::tls::CaBundle;
 
 /// What a client connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub(super) struct Client {
     pub(super) port: u16,
     ip: Cell<IpAddr>,
     /// Who signed the certificate that it had to show.
-    client_ca: OnceCell<Arc<ClientCa>>,
+    client_ca: OnceCell<Arc<CaBundle>>,
     /// The lines that tell backends about it.
     forwarded: RefCell<Box<[u8]>>,
     /// The pool of its latest request, for what is counted of it.
@@ -118,7 +118,7 @@ impl Client {
     }
 
     /// It speaks TLS, and showed a certificate signed by one of `client_ca` where it was asked for one.
-    pub(super) fn secure(&self, client_ca: Option<Arc<ClientCa>>) {
+    pub(super) fn secure(&self, client_ca: Option<Arc<CaBundle>>) {
         *self.forwarded.borrow_mut() = headers::forwarded(self.ip(), Scheme::Https);
         if let Some(client_ca) = client_ca {
             self.client_ca.get_or_init(|| client_ca);
@@ -126,7 +126,7 @@ impl Client {
     }
 
     /// Who signed the certificate that it had to show.
-    pub(super) fn client_ca(&self) -> Option<&Arc<ClientCa>> {
+    pub(super) fn client_ca(&self) -> Option<&Arc<CaBundle>> {
         self.client_ca.get()
     }
 

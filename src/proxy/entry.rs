@@ -91,7 +91,7 @@ impl Entry<'_> {
         let client = self.client.clone();
         let (transport, inbox) = match entrance.tls {
             None => (Transport::Plain(self.stream), self.inbox),
-            Some(contracts) => (Transport::Tls(Box::new(self.secure(&contracts).await?)), Inbox::default()),
+            Some(contracts) => (Transport::encrypted(self.secure(&contracts).await?), Inbox::default()),
         };
         Ok(Entered { socket: ClientSocket::new(transport, client), inbox })
     }

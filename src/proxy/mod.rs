@@ -40,7 +40,7 @@ use tokio::task::JoinSet;
 
 use admission::Admission;
 use listener::Binder;
-use tls::Contracts;
+use tls::Made;
 use worker::{Command, Worker};
 
 use crate::handoff::{BindingsWriter, Reader};
@@ -91,13 +91,13 @@ impl Proxy {
         meters: &Arc<TrafficMeters>,
         bound: Latch,
     ) -> io::Result<ProxyHandle> {
-        let (admission, contracts) = (Admission::new(&options.limits), Arc::<Contracts>::default());
+        let (admission, tls) = (Admission::new(&options.limits), Arc::<Made>::default());
         let (mut workers, mut ends) = (Vec::new(), JoinSet::new());
         for number in 0..options.workers.get() {
             let (reader, limits) = (reader.clone(), options.limits.clone());
-            let (admission, contracts, meters) = (admission.clone(), contracts.clone(), meters.clone());
+            let (admission, tls, meters) = (admission.clone(), tls.clone(), meters.clone());
             let (commands, ended) =
-                spawn_worker(number, move || Worker::new(reader, limits, admission, contracts, meters))?;
+                spawn_worker(number, move || Worker::new(reader, limits, admission, tls, meters))?;
             workers.push(commands);
             ends.spawn(ended);
         }

@@ -39,7 +39,7 @@ impl Connection {
     /// for too long.
     pub(super) async fn tunnel(&mut self, mut reached: Reached) {
         socket::probe(self.socket.tcp());
-        socket::probe(&reached.upstream.stream);
+        socket::probe(reached.upstream.stream.tcp());
         let mut lanes = Lanes { up: Lane::Open, down: Lane::Open };
         poll_fn(|cx| self.poll_tunnel(cx, &mut reached, &mut lanes)).await;
     }

@@ -10,13 +10,13 @@ use std::time::Instant;
 use super::entry::Entrance;
 use super::filter::Admitted;
 use super::limits::MAX_CANDIDATES_SEEN;
-use super::tls::{Contracts, PortContracts};
+use super::tls::{Made, PortContracts, Security};
 use super::upstream::{Backends, Slot};
 use crate::balance::assignment::Place;
 use crate::balance::pool::PoolId;
 use crate::balance::routes::Routes;
 use crate::balance::snapshot::{PoolSnapshot, Port, Snapshot};
-use crate::balance::tls::ClientCa;
+use crate::balance::tls::CaBundle;
 use crate::metrics::{PoolMeters, TrafficMeters};
 
 /// What outlives snapshots: a pool's counters and connections on this thread.
@@ -63,7 +63,7 @@ impl PortView {
 
     /// Whether a request may come on a connection whose client showed a certificate by `shown`.
     #[inline]
-    pub(super) fn admits(&self, request: &Admitted<'_>, shown: Option<&Arc<ClientCa>>) -> bool {
+    pub(super) fn admits(&self, request: &Admitted<'_>, shown: Option<&Arc<CaBundle>>) -> bool {
         self.entrance.tls.as_ref().is_none_or(|tls| tls.admits(request.hostname(), shown))
     }
 
@@ -83,14 +83,14 @@ impl View {
     pub(super) fn of(
         snapshot: &Arc<Snapshot>,
         before: &Self,
-        contracts: &Contracts,
+        tls: &Made,
         home: impl Fn(&PoolId) -> Rc<Home>,
     ) -> Self {
         let mut pools: HashMap<PoolId, Rc<PoolView>> = HashMap::new();
         let mut pool = |pool: &Arc<PoolSnapshot>| {
             let id = &pool.pool.id;
             let kept = before.pools.get(id).filter(|kept| Arc::ptr_eq(&kept.snapshot, pool)).cloned();
-            let make = || kept.unwrap_or_else(|| Rc::new(PoolView::new(pool.clone(), home(id))));
+            let make = || kept.unwrap_or_else(|| Rc::new(PoolView::new(pool.clone(), home(id), tls)));
             pools.entry(id.clone()).or_insert_with(make).clone()
         };
         let port = |(number, port): (u16, &Port)| {
@@ -98,8 +98,8 @@ impl View {
             let first = routes.targets().next()?.clone();
             let alone = routes.targets().all(|pool| Rc::ptr_eq(pool, &first));
             let home = if alone { first.home.clone() } else { home(&PoolId::nobody()) };
-            let tls = port.tls.as_ref().map(|tls| Rc::new(PortContracts::new(tls, contracts)));
-            let entrance = Entrance { proxy_protocol: port.manner.proxy_protocol, tls };
+            let contracts = port.tls.as_ref().map(|port| Rc::new(PortContracts::new(port, tls)));
+            let entrance = Entrance { proxy_protocol: port.manner.proxy_protocol, tls: contracts };
             Some((number, PortView { routes, heeds_paths, entrance, home }))
         };
         let ports = snapshot.ports().filter_map(port).collect();
@@ -132,12 +132,16 @@ pub(super) struct PoolView {
     pub(super) home: Rc<Home>,
     /// By place, filled on first use.
     slots: RefCell<Box<[Option<Rc<Slot>>]>>,
+    /// Of each group whose backends are not spoken to in the clear.
+    security: Vec<(Arc<str>, Security)>,
 }
 
 impl PoolView {
-    fn new(snapshot: Arc<PoolSnapshot>, home: Rc<Home>) -> Self {
+    fn new(snapshot: Arc<PoolSnapshot>, home: Rc<Home>, tls: &Made) -> Self {
         let slots = RefCell::new(vec![None; snapshot.places.len()].into());
-        Self { snapshot, home, slots }
+        let groups = snapshot.pool.groups.iter().filter(|group| group.tls.is_some());
+        let security = groups.map(|it| (it.name.clone(), tls.security(it.tls.as_ref()))).collect();
+        Self { snapshot, home, slots, security }
     }
 
     /// The best backend for a key that was not tried yet. Who just refused a connection comes last, so
@@ -167,7 +171,10 @@ impl PoolView {
     fn slot(&self, place: Place) -> Option<Rc<Slot>> {
         let known = &mut self.slots.borrow_mut()[usize::from(place)];
         if known.is_none() {
-            *known = Some(self.home.backends.slot(self.snapshot.places[usize::from(place)].as_ref()?));
+            let backend = self.snapshot.places[usize::from(place)].as_ref()?;
+            let of_group = self.security.iter().find(|(group, _)| *group == backend.group);
+            let security = of_group.map_or(Security::Plain, |(_, security)| security.clone());
+            *known = Some(self.home.backends.slot(backend, security));
         }
         known.clone()
     }

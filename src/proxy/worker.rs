@@ -23,7 +23,7 @@ use super::date::Date;
 use super::limits::{ACCEPT_PAUSE, LISTENER_LINGER, Limits, TICK};
 use super::listener;
 use super::scratch::Scratch;
-use super::tls::Contracts;
+use super::tls::Made;
 use super::view::{Home, View};
 use crate::balance::pool::PoolId;
 use crate::handoff::Reader;
@@ -48,7 +48,7 @@ pub(super) struct Worker {
     reader: Reader,
     limits: Limits,
     admission: Arc<Admission>,
-    contracts: Arc<Contracts>,
+    tls: Arc<Made>,
     view: RefCell<Rc<View>>,
     homes: RefCell<HashMap<PoolId, Rc<Home>>>,
     clients: RefCell<Vec<Weak<Client>>>,
@@ -67,7 +67,7 @@ impl Worker {
         reader: Reader,
         limits: Limits,
         admission: Arc<Admission>,
-        contracts: Arc<Contracts>,
+        tls: Arc<Made>,
         meters: Arc<TrafficMeters>,
     ) -> Self {
         Self {
@@ -76,7 +76,7 @@ impl Worker {
             reader,
             limits,
             admission,
-            contracts,
+            tls,
             view: RefCell::default(),
             homes: RefCell::default(),
             clients: RefCell::default(),
@@ -275,7 +275,7 @@ impl Worker {
         if known.is_of(&snapshot) {
             return known;
         }
-        let fresh = Rc::new(View::of(&snapshot, &known, &self.contracts, |id| self.home(id)));
+        let fresh = Rc::new(View::of(&snapshot, &known, &self.tls, |id| self.home(id)));
         *self.view.borrow_mut() = fresh.clone();
         fresh
     }

@@ -379,7 +379,7 @@ mod tests {
     use crate::balance::key::KeySource;
     use crate::balance::pool::{Fill, Group, ProxyProtocol, Readiness, Timeouts};
     use crate::balance::routes::PathPrefix;
-    use crate::balance::tls::{Certificate, ClientCa, TlsVersion};
+    use crate::balance::tls::{CaBundle, Certificate, TlsVersion};
     use crate::handoff::{Reader, handoff};
 
     fn pool(name: &str, port: u16, created_ms: u64) -> Pool {
@@ -387,7 +387,7 @@ mod tests {
             id: PoolId::new("shop", name),
             created_ms,
             listeners: vec![listener(port)],
-            groups: vec![Group { name: "stable".into(), weight: 1 }],
+            groups: vec![Group { name: "stable".into(), weight: 1, tls: None }],
             table_size: Some(251),
             fill: Fill::Seats,
             hash_on: vec![KeySource::ClientIp],
@@ -516,7 +516,7 @@ mod tests {
         TlsTerms {
             certificates: vec![Arc::new(certificate)],
             min_version: TlsVersion::V12,
-            client_ca: (!roots.is_empty()).then(|| Arc::new(ClientCa { roots })),
+            client_ca: (!roots.is_empty()).then(|| Arc::new(CaBundle { roots })),
         }
     }
 

@@ -241,7 +241,7 @@ fn groups(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Group> {
     for (index, backend) in spec.backends.iter().enumerate() {
         unique_name(&mut names, &format!("spec.backends[{index}]"), &backend.name, errors);
     }
-    let checked = |it: &wire::Backend| Group { name: it.name.as_str().into(), weight: it.weight };
+    let checked = |it: &wire::Backend| Group { name: it.name.as_str().into(), weight: it.weight, tls: None };
     spec.backends.iter().map(checked).collect()
 }
 
@@ -526,8 +526,8 @@ mod tests {
             it.listeners,
             [Listener { name, port: 8080, proxy_protocol, tls: None, matches: vec![Match::all()] }]
         );
-        assert_eq!(it.groups[0], Group { name: "stable".into(), weight: 90 });
-        assert_eq!(it.groups[1], Group { name: "outside".into(), weight: 1 });
+        assert_eq!(it.groups[0], Group { name: "stable".into(), weight: 90, tls: None });
+        assert_eq!(it.groups[1], Group { name: "outside".into(), weight: 1, tls: None });
         assert_eq!((it.table_size, it.fill, it.readiness), (None, Fill::Seats, Readiness::Require));
         assert_eq!(it.hash_on, [KeySource::ClientIp]);
         assert_eq!(it.drain_timeout, Duration::from_secs(60));

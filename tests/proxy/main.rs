@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
+mod authority;
 mod stage;
 
 mod bodies;
@@ -17,4 +18,5 @@ mod ports;
 mod retries;
 mod routing;
 mod tls;
+mod tls_upstream;
 mod upgrade;

@@ -16,6 +16,7 @@ use guideway::balance::pool::{
 use guideway::balance::routes::Match;
 use guideway::balance::snapshot::{MemberView, PoolSnapshot, PortShares, PortTls, Shares, Snapshot};
 use guideway::balance::table::{SeatLoad, TableBuilder};
+use guideway::balance::tls::BackendTls;
 use guideway::handoff::{BindState, BindingsReader, Publisher, bindings, handoff};
 use guideway::metrics::Metrics;
 use guideway::proxy::{Limits, Proxy, ProxyHandle, ProxyOptions};
@@ -53,6 +54,7 @@ pub(crate) struct Setup {
     pub(crate) own_port: Option<u16>,
     pub(crate) proxy_protocol: ProxyProtocol,
     pub(crate) tls: Option<PortTls>,
+    pub(crate) backend_tls: Option<Arc<BackendTls>>,
 }
 
 impl Default for Setup {
@@ -67,6 +69,7 @@ impl Default for Setup {
             own_port: None,
             proxy_protocol: ProxyProtocol::Off,
             tls: None,
+            backend_tls: None,
         }
     }
 }
@@ -91,7 +94,8 @@ impl Stage {
         };
         let bound = readiness.latch("listeners bound");
         let proxy = Proxy::start(options, reader, writer, metrics.traffic(), bound).unwrap();
-        let pool = pool(port, setup.timeouts, setup.drain_timeout);
+        let mut pool = pool(port, setup.timeouts, setup.drain_timeout);
+        pool.groups[0].tls = setup.backend_tls;
         let (proxy_protocol, tls) = (setup.proxy_protocol, setup.tls);
         let mut stage = Self {
             port,
@@ -117,6 +121,11 @@ impl Stage {
         let id = self.pool.id.clone();
         let shares = self.shares(BTreeMap::from([(Match::all(), id.clone())]));
         self.publisher.publish(Snapshot::new(self.generation, BTreeMap::from([(id, pool)]), &shares));
+    }
+
+    /// Secures connections to backends in this way from the next publish on.
+    pub(crate) fn secure_backends(&mut self, tls: BackendTls) {
+        self.pool.groups[0].tls = Some(Arc::new(tls));
     }
 
     /// Publishes a pool of each of these names, with one backend and its part of the port.
@@ -216,7 +225,7 @@ fn pool(port: u16, timeouts: Timeouts, drain_timeout: Duration) -> Pool {
             tls: None,
             matches: vec![Match::all()],
         }],
-        groups: vec![Group { name: "stable".into(), weight: 1 }],
+        groups: vec![Group { name: "stable".into(), weight: 1, tls: None }],
         table_size: None,
         fill: Fill::Seats,
         hash_on: vec![KeySource::Header("x-key".into()), KeySource::ClientIp],

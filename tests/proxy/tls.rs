@@ -9,11 +9,10 @@ use guideway::balance::backend::State;
 use guideway::balance::pool::ProxyProtocol;
 use guideway::balance::routes::{HostPattern, Match};
 use guideway::balance::snapshot::PortTls;
-use guideway::balance::tls::{Certificate, ClientCa, TlsTerms, TlsVersion};
+use guideway::balance::tls::{Certificate, TlsTerms, TlsVersion};
 use guideway::proxy::Limits;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     ClientConfig, DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme,
     SupportedProtocolVersion,
@@ -23,51 +22,22 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::authority::Authority;
 use super::stage::{Backend, Setup, Stage};
-
-/// Somebody who signs certificates.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new([]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn root(&self) -> CertificateDer<'static> {
-        self.0.der().clone()
-    }
-
-    fn sign(&self, names: &[&str]) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
-        let key = KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap();
-        (certificate.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-    }
-
-    fn certificate(&self, names: &[&str]) -> Arc<Certificate> {
-        let (certificate, key) = self.sign(names);
-        let names = names.iter().map(|name| (*name).into()).collect();
-        Arc::new(Certificate { names, chain: vec![certificate], key, ocsp: None })
-    }
-
-    fn client(&self) -> Client {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.root()).unwrap();
-        Client { roots, identity: None, versions: rustls::ALL_VERSIONS.to_vec() }
-    }
-}
 
 /// How a client shakes hands.
 #[derive(Debug)]
 struct Client {
-    roots: RootCertStore,
+    roots: Arc<RootCertStore>,
     identity: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
     versions: Vec<&'static SupportedProtocolVersion>,
 }
 
 impl Client {
+    fn trusting(authority: &Authority) -> Self {
+        Self { roots: authority.roots(), identity: None, versions: rustls::ALL_VERSIONS.to_vec() }
+    }
+
     fn config(self) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider);
@@ -172,7 +142,7 @@ async fn a_request_over_tls_goes_the_way_of_all_requests() {
     let authority = Authority::new();
     let backend = Backend::new().await;
     let stage = stage(port(terms(vec![authority.certificate(&["shop.test"])])), &[backend.address]).await;
-    let client = shake(&authority.client().config(), &stage, "shop.test").await.unwrap();
+    let client = shake(&Client::trusting(&authority).config(), &stage, "shop.test").await.unwrap();
     let answer = tokio::spawn(async { exchange(client, &get("shop.test")).await });
     let mut peer = backend.accept().await;
     let head = peer.read_head().await;
@@ -210,7 +180,7 @@ async fn a_new_certificate_is_shown_to_newcomers_and_cuts_nobody_off() {
     let authority = Authority::new();
     let backend = answering("web").await;
     let mut stage = stage(port(terms(vec![authority.certificate(&["shop.test"])])), &[backend]).await;
-    let config = authority.client().config();
+    let config = Client::trusting(&authority).config();
     let before = shake(&config, &stage, "shop.test").await.unwrap();
     let renewed = authority.certificate(&["shop.test"]);
     stage.tls = Some(port(terms(vec![renewed.clone()])));
@@ -225,11 +195,11 @@ async fn a_new_certificate_is_shown_to_newcomers_and_cuts_nobody_off() {
 #[tokio::test]
 async fn only_clients_with_a_certificate_of_the_ca_come_in() {
     let (authority, members, strangers) = (Authority::new(), Authority::new(), Authority::new());
-    let client_ca = Some(Arc::new(ClientCa { roots: vec![members.root()] }));
+    let client_ca = Some(members.bundle());
     let asking = TlsTerms { client_ca, ..terms(vec![authority.certificate(&["shop.test"])]) };
     let stage = stage(port(asking), &[answering("web").await]).await;
     let attempt = async |identity| {
-        let config = Client { identity, ..authority.client() }.config();
+        let config = Client { identity, ..Client::trusting(&authority) }.config();
         let mut client = shake(&config, &stage, "shop.test").await?;
         client.write_all(get("shop.test").as_bytes()).await?;
         let mut answer = String::new();
@@ -245,7 +215,7 @@ async fn only_clients_with_a_certificate_of_the_ca_come_in() {
 async fn a_connection_opened_for_one_name_does_not_reach_what_asks_certificates_under_another() {
     let (authority, members) = (Authority::new(), Authority::new());
     let certificate = authority.certificate(&["open.test", "closed.test"]);
-    let client_ca = Some(Arc::new(ClientCa { roots: vec![members.root()] }));
+    let client_ca = Some(members.bundle());
     let asking = Arc::new(TlsTerms { client_ca, ..terms(vec![certificate.clone()]) });
     let open = Arc::new(terms(vec![certificate]));
     let by_host = BTreeMap::from([
@@ -258,13 +228,14 @@ async fn a_connection_opened_for_one_name_does_not_reach_what_asks_certificates_
         ("open", answering("open").await, named("open.test")),
         ("closed", answering("closed").await, named("closed.test")),
     ]);
-    let config = authority.client().config();
+    let config = Client::trusting(&authority).config();
     let client = async || shake(&config, &stage, "open.test").await.unwrap();
     assert!(exchange(client().await, &get("open.test")).await.ends_with("\r\n\r\nopen"));
     let answer = exchange(client().await, &get("closed.test")).await;
     assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
     assert!(answer.contains("\r\nx-guideway-reason: misdirected\r\n"), "{answer}");
-    let identified = Client { identity: Some(members.sign(&["ada"])), ..authority.client() }.config();
+    let identified =
+        Client { identity: Some(members.sign(&["ada"])), ..Client::trusting(&authority) }.config();
     let client = shake(&identified, &stage, "closed.test").await.unwrap();
     assert!(exchange(client, &get("closed.test")).await.ends_with("\r\n\r\nclosed"));
 }
@@ -276,7 +247,7 @@ async fn old_versions_are_refused_as_the_terms_say() {
         TlsTerms { min_version: TlsVersion::V13, ..terms(vec![authority.certificate(&["shop.test"])]) };
     let backend = answering("web").await;
     let mut stage = stage(port(modern), &[backend]).await;
-    let config = Client { versions: vec![&rustls::version::TLS12], ..authority.client() }.config();
+    let config = Client { versions: vec![&rustls::version::TLS12], ..Client::trusting(&authority) }.config();
     shake(&config, &stage, "shop.test").await.unwrap_err();
     stage.tls = Some(port(terms(vec![authority.certificate(&["shop.test"])])));
     stage.publish(&[backend], State::Ready);
@@ -290,7 +261,7 @@ async fn a_session_is_resumed_on_whatever_worker() {
     let tls = Some(port(terms(vec![authority.certificate(&["shop.test"])])));
     let stage = Stage::with(Setup { tls, workers: 3, ..Setup::default() }, &[answering("web").await]).await;
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-        let config = Client { versions: vec![version], ..authority.client() }.config();
+        let config = Client { versions: vec![version], ..Client::trusting(&authority) }.config();
         let first = shake(&config, &stage, "shop.test").await.unwrap();
         assert!(exchange(first, &get("shop.test")).await.ends_with("web"));
         // Every one brings a ticket for the next.
@@ -341,7 +312,8 @@ async fn a_header_of_the_proxy_protocol_comes_before_the_handshake() {
     let mut stream = stage.connect().await.stream;
     stream.write_all(b"PROXY TCP4 192.0.2.9 192.0.2.1 1 2\r\n").await.unwrap();
     let name = ServerName::try_from("shop.test").unwrap();
-    let mut client = TlsConnector::from(authority.client().config()).connect(name, stream).await.unwrap();
+    let mut client =
+        TlsConnector::from(Client::trusting(&authority).config()).connect(name, stream).await.unwrap();
     client.write_all(get("shop.test").as_bytes()).await.unwrap();
     let head = backend.accept().await.read_head().await;
     assert!(head.contains("\r\nx-forwarded-for: 192.0.2.9\r\nx-forwarded-proto: https\r\n"), "{head}");
@@ -352,7 +324,7 @@ async fn large_bodies_pass_whole_at_the_pace_of_a_slow_reader() {
     let authority = Authority::new();
     let backend = Backend::new().await;
     let stage = stage(port(terms(vec![authority.certificate(&["shop.test"])])), &[backend.address]).await;
-    let client = shake(&authority.client().config(), &stage, "shop.test").await.unwrap();
+    let client = shake(&Client::trusting(&authority).config(), &stage, "shop.test").await.unwrap();
     let (mut reading, mut writing) = tokio::io::split(client);
     let body: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
     let head = format!("POST / HTTP/1.1\r\nhost: shop.test\r\ncontent-length: {}\r\n\r\n", body.len());

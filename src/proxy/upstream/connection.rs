@@ -8,12 +8,14 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::proxy::http1::{self, Asked, Malformed, ResponseHead};
 use crate::proxy::limits::MAX_HEAD_BYTES;
 use crate::proxy::scratch::READ;
+use crate::proxy::transport::Transport;
 
 /// Why there is no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +35,17 @@ impl From<Malformed> for Fault {
     }
 }
 
+/// Opens a connection.
+pub(super) async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// A connection to a backend.
 #[derive(Debug)]
 pub(in crate::proxy) struct Upstream {
-    pub(in crate::proxy) stream: TcpStream,
+    pub(in crate::proxy) stream: Transport,
     /// The start of a head whose end did not come yet.
     kept: Vec<u8>,
     /// Nothing arrived since the request began.
@@ -45,11 +54,9 @@ pub(in crate::proxy) struct Upstream {
 }
 
 impl Upstream {
-    /// Opens a connection.
-    pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, kept: Vec::new(), unanswered: true, used: false })
+    /// A connection that was opened.
+    pub(super) fn new(stream: Transport) -> Self {
+        Self { stream, kept: Vec::new(), unanswered: true, used: false }
     }
 
     /// Whether this connection served a request before the one under way.
@@ -65,12 +72,11 @@ impl Upstream {
 
     /// Whether a connection that rested is still open and silent. `certain` asks the kernel even when
     /// nothing was reported yet, for requests that cannot be repeated.
-    pub(super) fn is_open(&self, certain: bool) -> bool {
+    pub(super) fn is_open(&mut self, certain: bool) -> bool {
         let silent =
             |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        let reported = silent(self.stream.try_read(&mut [0]));
-        reported
-            && (!certain || silent(socket2::SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()])))
+        self.stream.is_silent()
+            && (!certain || silent(SockRef::from(self.stream.tcp()).peek(&mut [MaybeUninit::uninit()])))
     }
 
     /// Reads up to the end of the final response's head. What `accept` makes of the head, and where in

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::limits::{MAX_IDLE_PER_BACKEND, REFUSAL_MEMORY};
+use super::tls::Security;
+use super::transport::Transport;
 use crate::balance::backend::{Backend, BackendId, State};
 use crate::balance::snapshot::PoolSnapshot;
 use crate::metrics::RetryReason;
@@ -33,6 +35,7 @@ pub(super) struct Backends {
 #[derive(Debug)]
 pub(super) struct Slot {
     backend: Arc<Backend>,
+    security: RefCell<Security>,
     resting: RefCell<Vec<Resting>>,
     refused_at: Cell<Option<Instant>>,
     /// Since when it is on its way out, and how long its requests may go on.
@@ -46,11 +49,13 @@ struct Resting {
 }
 
 impl Backends {
-    /// The slot of `backend`, made on first use.
-    pub(super) fn slot(&self, backend: &Arc<Backend>) -> Rc<Slot> {
+    /// The slot of `backend`, made on first use, whose connections are secured in this way from now on.
+    pub(super) fn slot(&self, backend: &Arc<Backend>, security: Security) -> Rc<Slot> {
         let key = (backend.id.clone(), backend.address);
         let make = || Rc::new(Slot::new(backend.clone()));
-        self.slots.borrow_mut().entry(key).or_insert_with(make).clone()
+        let slot = self.slots.borrow_mut().entry(key).or_insert_with(make).clone();
+        slot.secure(security);
+        slot
     }
 
     /// Follows the pool: a backend that left or terminates is marked, and who left keeps no connection.
@@ -86,7 +91,7 @@ impl Backends {
         let mut any = false;
         for slot in self.slots.borrow().values() {
             let mut resting = slot.resting.borrow_mut();
-            resting.retain(|resting| {
+            resting.retain_mut(|resting| {
                 now.saturating_duration_since(resting.since) < idle && resting.upstream.is_open(false)
             });
             any |= !resting.is_empty();
@@ -97,7 +102,21 @@ impl Backends {
 
 impl Slot {
     fn new(backend: Arc<Backend>) -> Self {
-        Self { backend, resting: RefCell::default(), refused_at: Cell::new(None), leaving: Cell::new(None) }
+        Self {
+            backend,
+            security: RefCell::default(),
+            resting: RefCell::default(),
+            refused_at: Cell::new(None),
+            leaving: Cell::new(None),
+        }
+    }
+
+    /// Connections that were secured in another way are not used again.
+    fn secure(&self, security: Security) {
+        if !self.security.borrow().is(&security) {
+            self.resting.borrow_mut().clear();
+            *self.security.borrow_mut() = security;
+        }
     }
 
     /// Takes the connection that rested last, if any is still open. `certain` for requests that cannot
@@ -105,7 +124,7 @@ impl Slot {
     pub(super) fn take_resting(&self, certain: bool) -> Option<Upstream> {
         let mut resting = self.resting.borrow_mut();
         loop {
-            let candidate = resting.pop()?.upstream;
+            let mut candidate = resting.pop()?.upstream;
             if candidate.is_open(certain) {
                 return Some(candidate);
             }
@@ -114,17 +133,32 @@ impl Slot {
 
     /// Opens a connection; what to count when that fails.
     pub(super) async fn connect(&self, timeout: Duration) -> Result<Upstream, RetryReason> {
-        let reason = match tokio::time::timeout(timeout, Upstream::connect(self.backend.address)).await {
-            Ok(Ok(upstream)) => {
-                self.refused_at.set(None);
-                return Ok(upstream);
-            }
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => RetryReason::ConnectRefused,
-            Ok(Err(_)) => RetryReason::ConnectFailed,
-            Err(_) => RetryReason::ConnectTimeout,
-        };
-        self.refused_at.set(Some(Instant::now()));
-        Err(reason)
+        let opened = tokio::time::timeout(timeout, self.open()).await;
+        let opened = opened.unwrap_or(Err(RetryReason::ConnectTimeout));
+        self.refused_at.set(opened.is_err().then(Instant::now));
+        opened
+    }
+
+    async fn open(&self) -> Result<Upstream, RetryReason> {
+        let security = self.security.borrow().clone();
+        let stream = connection::dial(self.backend.address).await.map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused => RetryReason::ConnectRefused,
+            _ => RetryReason::ConnectFailed,
+        })?;
+        match security {
+            Security::Plain => Ok(Upstream::new(Transport::Plain(stream))),
+            Security::Impossible => Err(RetryReason::TlsFailed),
+            Security::Tls(connector) => match connector.secure(stream).await {
+                Ok(stream) => Ok(Upstream::new(Transport::encrypted(stream))),
+                Err(error) => {
+                    if self.refused_at.get().is_none() {
+                        let Backend { name, address, .. } = &*self.backend;
+                        tracing::warn!(backend = %name, %address, %error, "the handshake of TLS with a backend failed; it is tried last for a moment");
+                    }
+                    Err(RetryReason::TlsFailed)
+                }
+            },
+        }
     }
 
     /// Gives a connection back after a clean end. It is kept only for a backend that stays.

@@ -1,8 +1,7 @@
-//! Owns the server side of TLS: which terms a client gets by the name it asks for, and what the library makes of
-//! them. What it makes is shared by all workers, so that a ticket of one is known to the others.
+//! Owns the server side of TLS: which terms a client gets by the name it asks for, and what the library makes of them.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
@@ -12,15 +11,16 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{ConfigBuilder, RootCertStore, WantsVerifier, server::WantsServerCert};
 
+use super::Made;
 use crate::balance::routes::{HostPattern, Match, Routes};
 use crate::balance::snapshot::PortTls;
-use crate::balance::tls::{Certificate, ClientCa, TlsTerms, TlsVersion};
+use crate::balance::tls::{CaBundle, Certificate, TlsTerms, TlsVersion};
 
 /// What is spoken behind TLS, in the order we prefer (RFC 7301).
 const ALPN: [&[u8]; 1] = [b"http/1.1"];
 
 /// Terms, ready to be used.
-pub(super) struct Contract {
+pub(in crate::proxy) struct Contract {
     terms: Arc<TlsTerms>,
     config: Arc<ServerConfig>,
 }
@@ -33,72 +33,59 @@ impl fmt::Debug for Contract {
 
 impl Contract {
     /// What the library needs for a handshake.
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
+    pub(in crate::proxy) fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
     }
 
     /// Who must have signed the certificates of clients.
-    pub(super) fn client_ca(&self) -> Option<&Arc<ClientCa>> {
+    pub(in crate::proxy) fn client_ca(&self) -> Option<&Arc<CaBundle>> {
         self.terms.client_ca.as_ref()
     }
 }
 
-/// The contracts of all ports, made once for all workers.
-#[derive(Debug, Default)]
-pub(super) struct Contracts(Mutex<Vec<Weak<Contract>>>);
-
-impl Contracts {
+impl Made {
     /// The contract on `terms`; `None`, with a line in the log, if the library does not take them.
-    fn on(&self, terms: &Arc<TlsTerms>) -> Option<Arc<Contract>> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|contract| contract.strong_count() > 0);
-        let same = |contract: &Arc<Contract>| Arc::ptr_eq(&contract.terms, terms);
-        if let Some(contract) = known.iter().filter_map(Weak::upgrade).find(same) {
-            return Some(contract);
-        }
-        match server_config(terms) {
-            Ok(config) => {
-                let contract = Arc::new(Contract { terms: terms.clone(), config: Arc::new(config) });
-                known.push(Arc::downgrade(&contract));
-                Some(contract)
-            }
+    fn contract(&self, terms: &Arc<TlsTerms>) -> Option<Arc<Contract>> {
+        let make = || match server_config(terms) {
+            Ok(config) => Some(Contract { terms: terms.clone(), config: Arc::new(config) }),
             Err(error) => {
                 tracing::error!(?terms, %error, "cannot speak TLS on these terms; clients that ask for them are refused");
                 None
             }
-        }
+        };
+        self.contracts.find(|contract| Arc::ptr_eq(&contract.terms, terms), make)
     }
 }
 
 /// The contracts of one port, by the name that a client asks for.
 #[derive(Debug)]
-pub(super) struct PortContracts {
+pub(in crate::proxy) struct PortContracts {
     by_name: Routes<Arc<Contract>>,
     default: Option<Arc<Contract>>,
     asks_clients: bool,
 }
 
 impl PortContracts {
-    pub(super) fn new(port: &PortTls, contracts: &Contracts) -> Self {
+    pub(in crate::proxy) fn new(port: &PortTls, made: &Made) -> Self {
         let contract = |(host, terms): (&HostPattern, &Arc<TlsTerms>)| {
-            Some((Match { host: host.clone(), ..Match::all() }, contracts.on(terms)?))
+            Some((Match { host: host.clone(), ..Match::all() }, made.contract(terms)?))
         };
         let asks = |terms: &Arc<TlsTerms>| terms.client_ca.is_some();
         Self {
             by_name: port.by_host.iter().filter_map(contract).collect(),
-            default: contracts.on(&port.default),
+            default: made.contract(&port.default),
             asks_clients: port.by_host.values().any(asks) || asks(&port.default),
         }
     }
 
     /// The contract for clients that ask for `name`. Who asks for none, or for one that nobody has, gets the oldest.
-    pub(super) fn find(&self, name: Option<&str>) -> Option<&Arc<Contract>> {
+    pub(in crate::proxy) fn find(&self, name: Option<&str>) -> Option<&Arc<Contract>> {
         self.by_name.find(name, "/").or(self.default.as_ref())
     }
 
     /// Whether a request for `host` may come on a connection whose client showed a certificate by `shown`. A client
     /// that asked for one name in the handshake must not reach what asks other certificates under another.
-    pub(super) fn admits(&self, host: Option<&str>, shown: Option<&Arc<ClientCa>>) -> bool {
+    pub(in crate::proxy) fn admits(&self, host: Option<&str>, shown: Option<&Arc<CaBundle>>) -> bool {
         !self.asks_clients || self.find(host).is_some_and(|contract| contract.client_ca() == shown)
     }
 }
@@ -123,7 +110,7 @@ fn server_config(terms: &TlsTerms) -> Result<ServerConfig, rustls::Error> {
 
 fn with_clients(
     builder: ConfigBuilder<ServerConfig, WantsVerifier>,
-    ca: Option<&ClientCa>,
+    ca: Option<&CaBundle>,
     provider: Arc<CryptoProvider>,
 ) -> Result<ConfigBuilder<ServerConfig, WantsServerCert>, rustls::Error> {
     let Some(ca) = ca else { return Ok(builder.with_no_client_auth()) };
