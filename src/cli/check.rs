@@ -38,6 +38,9 @@ fn print(inspection: &Inspection, out: &mut impl Write) -> io::Result<()> {
     for (place, translated) in &inspection.pools {
         writeln!(out, "{place}: ok, {}", summary(&translated.pool))?;
     }
+    for remark in &inspection.remarks {
+        writeln!(out, "{}: warning, {}: {}", remark.place, remark.field, remark.reason)?;
+    }
     for problem in &inspection.problems {
         writeln!(out, "{problem}")?;
     }

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// The spec makes sense.
 pub const ACCEPTED: &str = "Accepted";
-/// Every Service and port that the spec names exists.
+/// Every Service, port and Secret that the spec names exists and can be used.
 pub const RESOLVED_REFS: &str = "ResolvedRefs";
 /// The ports are open and the table is in use.
 pub const PROGRAMMED: &str = "Programmed";
@@ -22,11 +22,19 @@ pub mod reasons {
     pub const PORT_NOT_FOUND: &str = "PortNotFound";
     /// ResolvedRefs is false: a Service of type `ExternalName` has no pods.
     pub const UNSUPPORTED_SERVICE: &str = "UnsupportedService";
+    /// ResolvedRefs is false: a Secret does not exist.
+    pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
+    /// ResolvedRefs is false: a Secret lacks what it is named for, or holds something that cannot be used.
+    pub const INVALID_SECRET: &str = "InvalidSecret";
+    /// ResolvedRefs is false: Guideway may not read a Secret.
+    pub const SECRET_FORBIDDEN: &str = "SecretForbidden";
+    /// ResolvedRefs is false: the API server could not be brought to show a Secret.
+    pub const SECRET_UNREADABLE: &str = "SecretUnreadable";
     /// Programmed is false: an older pool has the port.
     pub const PORT_CONFLICT: &str = "PortConflict";
     /// Programmed is false: the replica could not open the port.
     pub const PORT_UNAVAILABLE: &str = "PortUnavailable";
-    /// Programmed is unknown: the port is about to be opened.
+    /// Programmed is unknown: the port is about to be opened. ResolvedRefs is unknown: a Secret is about to be read.
     pub const PENDING: &str = "Pending";
     /// Ready is false: no endpoint may take a request.
     pub const NO_READY_ENDPOINTS: &str = "NoReadyEndpoints";

@@ -7,6 +7,7 @@ pub mod manifest;
 pub mod pool;
 pub mod seats;
 pub mod status;
+pub mod tls;
 
 pub use pool::{LoadBalancerPool, LoadBalancerPoolSpec};
 pub use status::LoadBalancerPoolStatus;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::duration::DurationText;
 use super::status::LoadBalancerPoolStatus;
+use super::tls::ListenerTls;
 
 /// Spec is the traffic a pool accepts, the backends that serve it, and how each request finds its backend.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,8 +110,12 @@ pub struct LoadBalancerPoolSpec {
 }
 
 /// A port the pool opens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.protocol != 'HTTPS' || has(self.tls)")
+    .message("HTTPS needs tls: name a Secret with the certificate in tls.secretRefs"))]
+#[x_kube(validation = Rule::new("self.protocol == 'HTTPS' || !has(self.tls)")
+    .message("tls is for HTTPS: set protocol to HTTPS, or leave tls out"))]
 pub struct Listener {
     /// Name of the listener, unique within the pool.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -120,9 +125,13 @@ pub struct Listener {
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
 
-    /// Protocol spoken on the port. HTTP is HTTP/1.1 without TLS.
+    /// Protocol spoken on the port. HTTP is HTTP/1.1 without TLS, HTTPS is HTTP within TLS.
     #[serde(default)]
     pub protocol: Protocol,
+
+    /// Tls says which certificates the port shows and what it asks of its clients, where the protocol is HTTPS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
 
     /// ProxyProtocol says whether connections begin with a header of the PROXY protocol, version 1 or 2, in which a
     /// balancer before Guideway tells who the client is. Off takes none; Accept takes connections with and without,
@@ -160,6 +169,8 @@ pub enum Protocol {
     /// HTTP/1.1 without TLS.
     #[default]
     HTTP,
+    /// HTTP within TLS.
+    HTTPS,
 }
 
 /// Whether connections begin with a header of the PROXY protocol.

@@ -214,6 +214,41 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_of_tls_hold_here_too() {
+        let check_listener = |more: Value, expected: &[&str]| {
+            let mut listener = json!({"name": "a", "port": 80});
+            listener.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            check("/spec/listeners", json!([listener]), expected);
+        };
+        let refs = json!([{"name": "shop-tls"}]);
+        check_listener(json!({"protocol": "HTTPS", "tls": {"secretRefs": refs}}), &[]);
+        check_listener(
+            json!({"protocol": "HTTPS"}),
+            &["spec.listeners[0]: HTTPS needs tls: name a Secret with the certificate in tls.secretRefs"],
+        );
+        check_listener(
+            json!({"tls": {"secretRefs": refs}}),
+            &["spec.listeners[0]: tls is for HTTPS: set protocol to HTTPS, or leave tls out"],
+        );
+        check_listener(
+            json!({"protocol": "HTTPS", "tls": {"secretRefs": [], "clientCA": {"name": "a"}, "clientCAFile": "b"}}),
+            &[
+                "spec.listeners[0].tls: there is no certificate to show: name a Secret of type kubernetes.io/tls in \
+                 secretRefs",
+                "spec.listeners[0].tls: set at most one of clientCA and clientCAFile: put both bundles into one",
+            ],
+        );
+        check_listener(
+            json!({"protocol": "HTTPS", "tls": {"secretRefs": [{"name": "Shop"}], "minVersion": "TLS11"}}),
+            &[
+                "spec.listeners[0].tls.minVersion: `TLS11` is not supported; use TLS12, TLS13",
+                "spec.listeners[0].tls.secretRefs[0].name: `Shop` is no name of a Secret; use a-z, 0-9 and, not at \
+                 its ends, - and .",
+            ],
+        );
+    }
+
+    #[test]
     fn an_object_that_does_not_fit_the_schema_is_not_asked_for_more() {
         check(
             "/spec/boundedLoad",

@@ -8,6 +8,7 @@ pub mod kubernetes;
 pub mod programmer;
 pub mod reach;
 mod schema;
+pub mod tls;
 pub mod translate;
 
 use crate::handoff::BindingsReader;

@@ -1,8 +1,9 @@
-//! Owns which backends can be reached from where a pool is served: a cluster knows Services, and an
-//! address of the pod itself is nobody's backend there; a process of its own knows addresses alone.
+//! Owns what can be reached from where a pool is served: a cluster knows Services, and neither an address nor a file
+//! of the pod itself is anybody's there; a process of its own knows addresses and files.
 
 use std::net::IpAddr;
 
+use super::tls::{ClientCaSource, Secured};
 use super::translate::{BackendSource, FieldError, Translated};
 
 /// Who is going to serve the pools.
@@ -17,7 +18,7 @@ pub enum Target {
 /// The pool, unless `target` cannot reach what it names.
 pub fn check(translated: Translated, target: Target) -> Result<Translated, Vec<FieldError>> {
     let backends = translated.backends.iter().enumerate();
-    let errors: Vec<FieldError> = backends
+    let mut errors: Vec<FieldError> = backends
         .flat_map(|(index, backend)| {
             let path = format!("spec.backends[{index}]");
             match target {
@@ -26,6 +27,9 @@ pub fn check(translated: Translated, target: Target) -> Result<Translated, Vec<F
             }
         })
         .collect();
+    if target == Target::Cluster {
+        errors.extend(translated.secured.iter().flat_map(files_of_the_pod));
+    }
     if errors.is_empty() { Ok(translated) } else { Err(errors) }
 }
 
@@ -48,6 +52,16 @@ fn addresses_of_the_pod(path: &str, backend: &BackendSource) -> Vec<FieldError> 
     members.iter().map(|member| member.backend.address.ip()).enumerate().filter_map(address).collect()
 }
 
+/// Nor may they have what lies in the pod shown to the world.
+fn files_of_the_pod(secured: &Secured) -> Vec<FieldError> {
+    let certificates = (!secured.files.is_empty())
+        .then_some(("certificateFiles", "is for use without Kubernetes; name Secrets in secretRefs"));
+    let client_ca = matches!(secured.client_ca, Some(ClientCaSource::File(_)))
+        .then_some(("clientCAFile", "is for use without Kubernetes; name a Secret in clientCA"));
+    let error = |(field, reason)| FieldError::new(format!("{}.{field}", secured.path()), reason);
+    certificates.into_iter().chain(client_ca).map(error).collect()
+}
+
 fn is_local(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local(),
@@ -63,10 +77,14 @@ mod tests {
     use crate::source::translate;
 
     fn found(backend: serde_json::Value, target: Target) -> Vec<String> {
+        found_in(json!({"name": "web", "port": 8080}), backend, target)
+    }
+
+    fn found_in(listener: serde_json::Value, backend: serde_json::Value, target: Target) -> Vec<String> {
         let resource = serde_json::from_value(json!({
             "apiVersion": "guideway.dev/v1alpha1", "kind": "LoadBalancerPool",
             "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {"listeners": [{"name": "web", "port": 8080}], "backends": [backend]},
+            "spec": {"listeners": [listener], "backends": [backend]},
         }));
         let translated = translate::pool(&resource.unwrap()).unwrap();
         let errors = check(translated, target).err().unwrap_or_default();
@@ -89,5 +107,17 @@ mod tests {
         let backend = json!({"name": "all", "service": {"name": "web", "port": "http"}});
         assert!(found(backend.clone(), Target::Cluster).is_empty());
         assert_eq!(found(backend, Target::Standalone), ["spec.backends[0].service"]);
+    }
+
+    #[test]
+    fn files_are_for_processes_of_their_own() {
+        let tls = json!({"certificateFiles": [{"certificate": "a", "key": "b"}], "clientCAFile": "c"});
+        let listener = json!({"name": "web", "port": 8443, "protocol": "HTTPS", "tls": tls});
+        let backend = json!({"name": "all", "endpoints": [{"address": "192.0.2.1", "port": 80}]});
+        assert!(found_in(listener.clone(), backend.clone(), Target::Standalone).is_empty());
+        assert_eq!(
+            found_in(listener, backend, Target::Cluster),
+            ["spec.listeners[0].tls.certificateFiles", "spec.listeners[0].tls.clientCAFile"]
+        );
     }
 }

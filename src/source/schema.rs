@@ -7,7 +7,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::translate::FieldError;
-use crate::crd::duration;
+use crate::crd::{duration, tls};
 
 /// Adds every breach of `schema` in `value` to `errors`. `path` is where the value stands.
 pub(super) fn check(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
@@ -167,6 +167,7 @@ fn advice(pattern: &str) -> String {
         "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" => {
             "has other characters than a-z, 0-9 and, not at its ends, -; use only those".into()
         }
+        tls::SECRET_NAME => "is no name of a Secret; use a-z, 0-9 and, not at its ends, - and .".into(),
         other => format!("does not match {other}"),
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 
+use super::tls::Secured;
 use crate::balance::backend::{self, BackendId, Lineage, Member, State, Weight};
 use crate::balance::key::KeySource;
 use crate::balance::pool::{self, Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness};
@@ -20,10 +21,12 @@ use crate::crd::pool::{self as wire, HashOnType, LoadBalancerPool, LoadBalancerP
 /// A pool that makes sense, and where its backends come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Translated {
-    /// The checked policy.
+    /// The checked policy. Its listeners have no terms of TLS yet: `equipped` gives those that ask for some theirs.
     pub pool: Arc<Pool>,
     /// One entry for each of `spec.backends`, in the order written.
     pub backends: Vec<BackendSource>,
+    /// What those of the listeners ask for that speak TLS.
+    pub secured: Vec<Secured>,
 }
 
 /// Where the backends of a group come from.
@@ -105,6 +108,7 @@ pub fn pool(resource: &LoadBalancerPool) -> Result<Translated, Vec<FieldError>> 
             timeouts: timeouts(spec, &mut errors),
         }),
         backends: backends(spec, &mut errors),
+        secured: secured(spec, &mut errors),
     };
     if errors.list.is_empty() { Ok(translated) } else { Err(errors.list) }
 }
@@ -155,6 +159,11 @@ fn listeners(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Listener> 
         matches: matches(&format!("spec.listeners[{index}]"), it, errors),
     };
     spec.listeners.iter().enumerate().map(listener).collect()
+}
+
+fn secured(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Secured> {
+    let listeners = spec.listeners.iter().enumerate();
+    listeners.filter_map(|(index, listener)| Secured::of(index, listener, &mut errors.list)).collect()
 }
 
 fn proxy_protocol(wanted: wire::ProxyProtocol) -> ProxyProtocol {
@@ -480,6 +489,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::balance::tls::TlsVersion;
 
     fn resource(spec: Value) -> LoadBalancerPool {
         let metadata =
@@ -647,6 +657,51 @@ mod tests {
             json!({"drainTimeout": "25h"}),
             &[("spec.health.drainTimeout", "25h is too long; use at most 86400s")],
         );
+    }
+
+    #[test]
+    fn tls_is_for_https_and_https_needs_it() {
+        let check_listener = |more: Value, expected: &[(&str, &str)]| {
+            let mut listener = json!({"name": "a", "port": 80});
+            listener.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            check("/listeners", json!([listener]), expected);
+        };
+        let tls = |more: Value| json!({"protocol": "HTTPS", "tls": more});
+        check_listener(tls(json!({"secretRefs": [{"name": "a"}], "clientCA": {"name": "b"}})), &[]);
+        check_listener(tls(json!({"certificateFiles": [{"certificate": "a", "key": "b"}]})), &[]);
+        check_listener(
+            json!({"protocol": "HTTPS"}),
+            &[("spec.listeners[0].tls", "is missing; name a Secret with the certificate in tls.secretRefs")],
+        );
+        check_listener(
+            json!({"tls": {"secretRefs": [{"name": "a"}]}}),
+            &[("spec.listeners[0].tls", "is for HTTPS; set protocol to HTTPS, or leave tls out")],
+        );
+        check_listener(
+            tls(json!({"clientCA": {"name": "b"}, "clientCAFile": "b"})),
+            &[
+                (
+                    "spec.listeners[0].tls.secretRefs",
+                    "is missing; name at least one Secret with a certificate",
+                ),
+                ("spec.listeners[0].tls.clientCAFile", "stands beside clientCA; put both bundles into one"),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_a_listener_asks_of_tls_is_kept_until_its_credentials_are_there() {
+        let mut spec = good();
+        let tls = json!({"secretRefs": [{"name": "a"}, {"name": "b"}], "minVersion": "TLS13", "clientCA": {"name": "c"}});
+        let secure = json!({"name": "tls", "port": 8443, "protocol": "HTTPS", "tls": tls});
+        spec["listeners"].as_array_mut().unwrap().push(secure);
+        let it = pool(&resource(spec)).unwrap();
+        assert_eq!((it.secured[0].listener, it.secured[0].min_version), (1, TlsVersion::V13));
+        let names: Vec<&str> = it.secured[0].secret_names().map(|name| &**name).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+        let ports = |pool: &Pool| pool.listeners.iter().map(|it| it.port).collect::<Vec<_>>();
+        assert_eq!(ports(&it.pool), [8080, 8443]);
+        assert_eq!(ports(&it.equipped(None, |_| None)), [8080], "never in the clear");
     }
 
     #[test]

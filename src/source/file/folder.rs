@@ -15,6 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 
 /// Largest file that is read: ten thousand pools of a kilobyte each, and no core image by mistake.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Largest certificate or key that is read: what goes into a Secret.
+const CREDENTIAL_BYTES_MAX: u64 = 1024 * 1024;
 
 /// An editor writes in several steps; it is done when nothing happened for so long,
 const QUIET: Duration = Duration::from_millis(50);
@@ -23,6 +25,9 @@ const QUIET_MAX: Duration = Duration::from_millis(500);
 
 /// What every file holds, or why it cannot be read.
 pub(super) type Texts = BTreeMap<Arc<Path>, Result<Arc<str>, String>>;
+
+/// The same of certificates and keys.
+pub(super) type Credentials = BTreeMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>;
 
 /// Reads the file `path`, or the YAML and JSON files in the folder `path`.
 pub(super) fn read(path: &Path) -> io::Result<Texts> {
@@ -50,13 +55,29 @@ fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths.into_iter().filter(is_manifest).collect())
 }
 
+/// Reads the certificates and keys at these paths.
+pub(super) fn read_credentials(paths: BTreeSet<PathBuf>) -> Credentials {
+    let entry = |path: PathBuf| {
+        let bytes = read_bytes(&path, CREDENTIAL_BYTES_MAX, "larger than 1 MiB; name the right file");
+        let bytes = bytes.map(Arc::from).map_err(|error| error.to_string().into());
+        (path, bytes)
+    };
+    paths.into_iter().map(entry).collect()
+}
+
 fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let read = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if read as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 16 MiB; split it"));
+    let bytes = read_bytes(path, FILE_BYTES_MAX, "larger than 16 MiB; split it")?;
+    let no_text = || io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8");
+    String::from_utf8(bytes).map_err(|_| no_text())
+}
+
+fn read_bytes(path: &Path, most: u64, too_large: &'static str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if read as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 /// Tells when to read again.
@@ -85,7 +106,7 @@ impl Changes {
         let mut look = interval_at(Instant::now() + every, every);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = Self { path: path.into(), watcher, watched: BTreeSet::new(), happened, look };
-        changes.rewatch();
+        changes.rewatch(&Credentials::new());
         changes
     }
 
@@ -101,20 +122,25 @@ impl Changes {
         }
     }
 
-    /// Links may lead elsewhere now: watches the folders that they lead to.
-    pub(super) fn rewatch(&mut self) {
-        let Some(watcher) = &mut self.watcher else { return };
-        let wanted = folders(&self.path);
+    /// Links may lead elsewhere now, and other `credentials` be named: watches the folders where all of them are.
+    /// Says whether folders came to be watched in which something may have happened meanwhile.
+    pub(super) fn rewatch(&mut self, credentials: &Credentials) -> bool {
+        let Some(watcher) = &mut self.watcher else { return false };
+        let mut wanted = folders(&self.path);
+        wanted.extend(credentials.keys().flat_map(|path| folders(path)));
         for gone in self.watched.difference(&wanted) {
             // It may be gone from the disk as well, which is no reason to complain.
             let _was_gone = watcher.unwatch(gone);
         }
+        let mut news = false;
         for new in wanted.difference(&self.watched) {
+            news = true;
             if let Err(error) = watcher.watch(new, RecursiveMode::NonRecursive) {
                 tracing::warn!(folder = %new.display(), %error, every = ?self.look.period(), "cannot be watched; looking regularly");
             }
         }
         self.watched = wanted;
+        news
     }
 
     async fn settle(&mut self) {

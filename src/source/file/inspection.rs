@@ -6,7 +6,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::catalog::doubles;
+use super::credentials;
 use super::folder::{self, Texts};
 use super::ports;
 use super::reading::{self, Found, Place, Problem, Reading};
@@ -21,6 +24,8 @@ use crate::source::translate::Translated;
 pub struct Inspection {
     /// Everything that is wrong, by file and line.
     pub problems: Vec<Problem>,
+    /// What works and is not as it should be, by file and line.
+    pub remarks: Vec<Problem>,
     /// The pools with nothing wrong of their own, by file and line.
     pub pools: Vec<(Place, Translated)>,
     /// Documents of other kinds, which were not looked at.
@@ -32,16 +37,18 @@ pub fn inspect(paths: &[PathBuf], target: Target) -> Result<Inspection, Manifest
     let admission = Admission::new()?;
     let mut inspection = Inspection::default();
     let mut pools: BTreeMap<PoolId, Vec<Found>> = BTreeMap::new();
-    for path in paths {
-        for (file, text) in texts(path) {
-            let reading = match text {
-                Ok(text) => reading::read(&text, &file, &admission, target),
-                Err(error) => unreadable(file, &error),
-            };
-            inspection.problems.extend(reading.loose);
-            inspection.others.extend(reading.others);
-            reading.pools.into_iter().for_each(|pool| pools.entry(pool.id.clone()).or_default().push(pool));
-        }
+    let read = |(file, text): (Arc<Path>, Result<Arc<str>, String>)| match text {
+        Ok(text) => reading::read(&text, &file, &admission, target),
+        Err(error) => unreadable(file, &error),
+    };
+    let mut readings: Vec<Reading> = paths.iter().flat_map(|path| texts(path)).map(read).collect();
+    let files = folder::read_credentials(credentials::named_files(&readings));
+    credentials::equip(&mut readings.iter_mut().collect::<Vec<_>>(), &files, target, now());
+    for reading in readings {
+        inspection.problems.extend(reading.loose);
+        inspection.remarks.extend(reading.remarks);
+        inspection.others.extend(reading.others);
+        reading.pools.into_iter().for_each(|pool| pools.entry(pool.id.clone()).or_default().push(pool));
     }
     pools.iter().for_each(|(id, places)| inspection.problems.extend(doubles(id, places)));
     let mut pools: Vec<Found> = pools.into_values().flatten().collect();
@@ -55,7 +62,13 @@ pub fn inspect(paths: &[PathBuf], target: Target) -> Result<Inspection, Manifest
         }
     }
     inspection.problems.sort();
+    // A Secret that several pools name is wrong for each of them.
+    inspection.problems.dedup();
     Ok(inspection)
+}
+
+fn now() -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or_default()
 }
 
 fn texts(path: &Path) -> Texts {

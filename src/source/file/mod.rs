@@ -1,7 +1,7 @@
 //! Owns the file source: pools from a file or folder that is followed while it changes. One process alone, so it
 //! assigns the seats itself and keeps them in the state directory. A bad edit is told and changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,26 +12,28 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::catalog::Catalog;
-use self::folder::{Changes, Texts};
-use self::reading::{Place, Problem, Reading};
+use self::folder::Changes;
+use self::picture::Picture;
+use self::reading::Problem;
 use self::seats::SeatFiles;
 use super::Outlets;
-use super::admission::Admission;
 use super::programmer::{Authority, Change, Programmer, Report};
-use super::reach::Target;
 use crate::crd::manifest::ManifestError;
 use crate::handoff::{BindState, BindingsReader};
 use crate::metrics::ControlMetrics;
 use crate::readiness::Latch;
 
 mod catalog;
+mod credentials;
 mod documents;
 mod folder;
 pub mod inspection;
 mod marks;
+mod picture;
 mod ports;
 pub mod reading;
 mod seats;
+mod secrets;
 #[cfg(test)]
 mod tests;
 
@@ -121,8 +123,9 @@ struct FileSource {
     seats: Option<SeatFiles>,
     seats_retry: bool,
     /// What was read last; the same again is no news.
-    last: Option<Result<Texts, String>>,
+    last: Option<Arc<Picture>>,
     told: BTreeSet<Problem>,
+    remarked: BTreeSet<Problem>,
 }
 
 impl FileSource {
@@ -149,8 +152,13 @@ impl FileSource {
             seats_retry: false,
             last: None,
             told: BTreeSet::new(),
+            remarked: BTreeSet::new(),
         };
-        source.take(Ok(texts))?;
+        let mut picture = Picture::of(Ok(texts), &source.path, None)?;
+        if source.changes.rewatch(picture.credentials()) {
+            picture = picture.refreshed();
+        }
+        source.take(picture);
         Ok(source)
     }
 
@@ -175,26 +183,37 @@ impl FileSource {
     }
 
     async fn look_again(&mut self) -> Result<(), Error> {
-        let path = self.path.clone();
-        let texts = tokio::task::spawn_blocking(move || folder::read(&path)).await?;
-        self.changes.rewatch();
-        self.take(texts.map_err(|error| error.to_string()))
+        loop {
+            let (path, last) = (self.path.clone(), self.last.clone());
+            let look = move || {
+                let texts = folder::read(&path).map_err(|error| error.to_string());
+                Picture::of(texts, &path, last.as_deref())
+            };
+            let picture = tokio::task::spawn_blocking(look).await??;
+            let is_late = self.changes.rewatch(picture.credentials());
+            self.take(picture);
+            if !is_late {
+                return Ok(());
+            }
+        }
     }
 
     /// Takes in what the files hold now.
-    fn take(&mut self, texts: Result<Texts, String>) -> Result<(), Error> {
-        if self.last.as_ref() == Some(&texts) && !self.catalog.waits_for_port() {
-            return Ok(());
+    fn take(&mut self, picture: Picture) {
+        if self.last.as_deref() == Some(&picture) && !self.catalog.waits_for_port() {
+            return;
         }
-        let outcome = self.catalog.update(readings(&texts, &self.path)?, !holds_files(&texts));
+        let readings = picture.equipped(now_ms() / 1000);
+        let remarks = readings.values().flat_map(|reading| reading.remarks.iter().cloned()).collect();
+        let outcome = self.catalog.update(readings, !picture.holds_files());
         self.tell(&outcome.problems);
+        self.tell_remarks(remarks);
         self.metrics.set_config_errors(outcome.in_error);
-        self.last = Some(texts);
+        self.last = Some(Arc::new(picture));
         self.apply(outcome.changes);
         if !self.catalog.is_empty() {
             self.readiness.take().into_iter().for_each(Latch::release);
         }
-        Ok(())
     }
 
     fn apply(&mut self, changes: Vec<Change>) {
@@ -241,6 +260,11 @@ impl FileSource {
         self.told = now;
     }
 
+    fn tell_remarks(&mut self, remarks: BTreeSet<Problem>) {
+        remarks.difference(&self.remarked).for_each(|remark| tracing::warn!("{remark}"));
+        self.remarked = remarks;
+    }
+
     fn tell_ports(&self) {
         for (port, state) in self.bindings.current() {
             if let BindState::Failed { reason } = state {
@@ -248,39 +272,6 @@ impl FileSource {
             }
         }
     }
-}
-
-fn holds_files(texts: &Result<Texts, String>) -> bool {
-    texts.as_ref().is_ok_and(|files| !files.is_empty())
-}
-
-/// The pools of every file. A path that cannot be read at all is a mistake of its own.
-fn readings(
-    texts: &Result<Texts, String>,
-    path: &Arc<Path>,
-) -> Result<BTreeMap<Arc<Path>, Reading>, ManifestError> {
-    let admission = Admission::new()?;
-    let unreadable = |file: &Arc<Path>, reason: String| {
-        let place = Place { file: file.clone(), line: 1 };
-        let problem = Problem { place, field: String::new(), reason };
-        (file.clone(), Reading { loose: vec![problem], ..Reading::default() })
-    };
-    let files = match texts {
-        Ok(files) if files.is_empty() => {
-            let reason = "holds no .yaml, .yml or .json file; the pools stay as they were";
-            return Ok(BTreeMap::from([unreadable(path, reason.into())]));
-        }
-        Ok(files) => files,
-        Err(error) => {
-            let reason = format!("cannot be read: {error}; the pools stay as they were");
-            return Ok(BTreeMap::from([unreadable(path, reason)]));
-        }
-    };
-    let read = |(file, text): (&Arc<Path>, &Result<Arc<str>, String>)| match text {
-        Ok(text) => (file.clone(), reading::read(text, file, &admission, Target::Standalone)),
-        Err(error) => unreadable(file, format!("cannot be read: {error}; its pools stay as they were")),
-    };
-    Ok(files.iter().map(read).collect())
 }
 
 fn tell_report(report: &Report) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::documents::{self, Document};
+use super::secrets::SecretDocument;
 use crate::balance::pool::PoolId;
 use crate::source::admission::Admission;
 use crate::source::reach::{self, Target};
@@ -46,15 +47,19 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What a file holds.
+/// What a file holds. Its pools have no terms of TLS before they are equipped.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reading {
     /// The pools, in the order written.
     pub pools: Vec<Found>,
     /// Mistakes that cannot be put down to a pool: which pools the file holds is uncertain then.
     pub loose: Vec<Problem>,
-    /// Documents of other kinds, which are none of our business.
+    /// Secrets, of which pools may make use.
+    pub(super) secrets: Vec<SecretDocument>,
+    /// Documents of other kinds, which are none of our business. Secrets are among them until a pool names them.
     pub others: Vec<(Place, String)>,
+    /// What is in force all the same, but not as it should be.
+    pub remarks: Vec<Problem>,
 }
 
 /// One pool of a file.
@@ -104,7 +109,13 @@ fn take(document: Document, file: &Arc<Path>, admission: &Admission, target: Tar
         |error: FieldError| Problem { place: at(&error.path), field: error.path, reason: error.reason };
     match kind(&document.value) {
         Kind::Pool => {}
-        Kind::Other(name) => return reading.others.push((at(""), name)),
+        Kind::Other(name) => {
+            reading.others.push((at(""), name.clone()));
+            reading
+                .secrets
+                .extend((name == "Secret").then(|| SecretDocument::read(document, file)).flatten());
+            return;
+        }
         Kind::Unclear(error) => return reading.loose.push(problem(error)),
     }
     let mut errors: Vec<FieldError> = document.ambiguities().collect();
@@ -169,6 +180,12 @@ pub(super) mod tests {
                - name: all\n    \
                  endpoints: [{{address: 192.0.2.1, port: 80}}]\n"
         )
+    }
+
+    /// A pool on port 8443 that speaks TLS on these terms.
+    pub(crate) fn tls_pool(terms: &str) -> String {
+        pool("a", 8443)
+            .replace("port: 8443\n", &format!("port: 8443\n    protocol: HTTPS\n    tls:\n{terms}"))
     }
 
     fn check(text: &str, target: Target, expected: &[&str]) {

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::subscriber::DefaultGuard;
 
 use super::folder::Changes;
-use super::reading::tests::pool;
+use super::reading::tests::{pool, tls_pool};
 use super::{Error, Options, PortProbe, follow};
 use crate::handoff::{BindState, BindingsWriter, Reader, bindings, handoff};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::source::Outlets;
+use crate::source::credentials::tests::{Pair, pair};
 use crate::source::programmer::Programmer;
 
 /// Long enough for a machine under load.
@@ -78,6 +79,22 @@ impl Running {
             "not {ports:?} but {:?}",
             self.reader.load().ports().map(|(port, _)| port).collect::<Vec<_>>()
         );
+    }
+
+    /// Waits until certificates of exactly these names are shown.
+    async fn shows(&mut self, names: &[&str]) {
+        let shown = |running: &Self| -> Vec<String> {
+            let snapshot = running.reader.load();
+            let terms = snapshot.pools().flat_map(|it| &it.pool.listeners).filter_map(|it| it.tls.as_ref());
+            let certificates = terms.flat_map(|it| &it.certificates);
+            certificates.flat_map(|it| &it.names).map(ToString::to_string).collect()
+        };
+        let is_shown = async {
+            while shown(self) != names {
+                assert!(self.reader.changed().await, "the source ended");
+            }
+        };
+        assert!(timeout(SOON, is_shown).await.is_ok(), "not {names:?} but {:?}", shown(self));
     }
 
     /// Waits until the log says this.
@@ -225,6 +242,69 @@ async fn a_bad_edit_is_told_with_its_line_and_disturbs_nothing() {
     running.says("all mistakes are corrected").await;
     running.serves(&[8004]).await;
     assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 0"));
+    running.end().await.unwrap();
+}
+
+/// A pool with a certificate from two files in a folder of their own.
+fn with_certificate(folder: &Path, certificates: &Path) -> std::path::PathBuf {
+    let (file, beside) = (folder.join("pools.yaml"), certificates.display());
+    let terms = format!(
+        "      certificateFiles:\n      - certificate: {beside}/tls.crt\n        key: {beside}/tls.key\n"
+    );
+    fs::write(&file, tls_pool(&terms)).unwrap();
+    file
+}
+
+fn write_pair(folder: &Path, pair: &Pair) {
+    fs::write(folder.join("tls.crt"), &pair.chain).unwrap();
+    fs::write(folder.join("tls.key"), &pair.key).unwrap();
+}
+
+#[tokio::test]
+async fn new_certificates_are_shown_and_a_bad_one_disturbs_nothing() {
+    let (folder, certificates) = (folder(), folder());
+    write_pair(certificates.path(), &pair(&["one.test"]));
+    let mut running = Running::start(&with_certificate(folder.path(), certificates.path()), None);
+    running.serves(&[8443]).await;
+    running.shows(&["one.test"]).await;
+    let two = pair(&["two.test"]);
+    write_pair(certificates.path(), &two);
+    running.shows(&["two.test"]).await;
+    fs::write(certificates.path().join("tls.key"), "none").unwrap();
+    running.says("pools.yaml:12: spec.listeners[0].tls.certificateFiles[0].key: ").await;
+    assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 1"));
+    running.shows(&["two.test"]).await;
+    fs::remove_file(certificates.path().join("tls.key")).unwrap();
+    running.says("tls.key cannot be read: No such file").await;
+    running.shows(&["two.test"]).await;
+    write_pair(certificates.path(), &two);
+    running.says("all mistakes are corrected").await;
+    write_pair(certificates.path(), &pair(&["three.test"]));
+    running.shows(&["three.test"]).await;
+    running.end().await.unwrap();
+}
+
+/// A Secret volume: `tls.crt -> ..data/tls.crt`, `..data -> ..1`, and one rename swaps `..data`.
+#[tokio::test]
+async fn the_certificates_of_a_swapped_volume_are_followed() {
+    let (folder, certificates) = (folder(), folder());
+    let write = |version: &str, pair: &Pair| {
+        let data = certificates.path().join(version);
+        fs::create_dir(&data).unwrap();
+        write_pair(&data, pair);
+        symlink(version, certificates.path().join("..data_tmp")).unwrap();
+        fs::rename(certificates.path().join("..data_tmp"), certificates.path().join("..data")).unwrap();
+    };
+    write("..1", &pair(&["one.test"]));
+    for name in ["tls.crt", "tls.key"] {
+        symlink(Path::new("..data").join(name), certificates.path().join(name)).unwrap();
+    }
+    let mut running = Running::start(&with_certificate(folder.path(), certificates.path()), None);
+    running.shows(&["one.test"]).await;
+    for (version, name) in [("..2", "two.test"), ("..3", "three.test")] {
+        write(version, &pair(&[name]));
+        running.shows(&[name]).await;
+    }
     running.end().await.unwrap();
 }
 

@@ -12,7 +12,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::SECOND_OPINION;
-use super::index::{Dirt, Drained, Index};
+use super::index::{Dirt, Drained, Index, PoolEntry};
+use super::join::Problem;
+use super::secrets::Named;
 use super::status::View;
 use super::status_writer::StatusQueue;
 use super::throttle::Throttle;
@@ -33,6 +35,8 @@ pub(super) struct Wires {
     pub(super) events: mpsc::Receiver<Told>,
     /// Asks a watch for a second list.
     pub(super) relists: BTreeMap<(Kind, Scope), Arc<Notify>>,
+    /// Says which Secrets to look at.
+    pub(super) secrets: channel::Sender<Named>,
     /// Whether this replica holds the lease.
     pub(super) lease: channel::Receiver<bool>,
     pub(super) bindings: BindingsReader,
@@ -170,6 +174,7 @@ impl Controller {
             self.program(Vec::new(), &[]);
         }
         if self.unlisted.is_empty()
+            && !self.index.pools().any(|pool| pool.problems.iter().any(Problem::is_pending))
             && let Some(latch) = self.readiness.take()
         {
             tracing::info!(
@@ -182,6 +187,8 @@ impl Controller {
         self.ask_second_opinions(now);
         if self.housekeeping <= now {
             self.index.forget_gone(now);
+            // A certificate may have expired, which no event tells.
+            self.write_statuses(|pool| !pool.shown.is_empty());
             self.housekeeping = now + HOUSEKEEPING;
         }
     }
@@ -190,6 +197,8 @@ impl Controller {
     fn build_tables(&mut self) {
         let mut drained = self.index.drain();
         let changes = drained.iter_mut().flat_map(|pool| std::mem::take(&mut pool.changes)).collect();
+        let named = self.index.named_secrets();
+        self.wires.secrets.send_if_modified(|before| std::mem::replace(before, named.clone()) != named);
         self.program(changes, &drained);
         self.throttle.built(Instant::now());
         for pool in &drained {
@@ -200,8 +209,8 @@ impl Controller {
             }
             self.write_status(&pool.id);
         }
-        let bad =
-            |pool: &&super::index::PoolEntry| pool.resource.wanted.is_err() || !pool.problems.is_empty();
+        let is_bad = |problem: &Problem| !problem.is_pending();
+        let bad = |pool: &&PoolEntry| pool.resource.wanted.is_err() || pool.problems.iter().any(is_bad);
         self.wires.metrics.set_config_errors(self.index.pools().filter(bad).count());
     }
 
@@ -242,8 +251,13 @@ impl Controller {
     }
 
     fn write_all_statuses(&self) {
+        self.write_statuses(|_| true);
+    }
+
+    fn write_statuses(&self, of: impl Fn(&PoolEntry) -> bool) {
         if self.authority == Authority::Holder {
-            let ids: Vec<PoolId> = self.index.pools().map(|pool| pool.resource.id()).collect();
+            let pools = self.index.pools().filter(|pool| of(pool));
+            let ids: Vec<PoolId> = pools.map(|pool| pool.resource.id()).collect();
             ids.iter().for_each(|id| self.write_status(id));
         }
     }

@@ -1,21 +1,24 @@
 //! Owns the join of all pools with what stands in their namespaces. Events in, changes for the programmer out.
 //! Pure: no await and no clock of its own, so any order of events can be tried in a test.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::facts::Key;
 use super::guard::Guard;
-use super::join::{Joined, Problem, bare_id, join};
+use super::join::{Problem, bare_id, join};
+use super::keyring::{Look, Shown};
 use super::namespace::{Namespace, Object, Seen, covers};
 use super::resource::PoolResource;
+use super::secrets::Named;
 use super::watch::{self, Event, Kind, Scope};
 use crate::balance::backend::Member;
 use crate::balance::pool::PoolId;
 use crate::balance::seats::Roster;
 use crate::source::programmer::{Change, PoolFacts};
+use crate::source::tls::Secured;
 use crate::source::translate::{BackendSource, Translated};
 
 /// Everything the API server told us, joined.
@@ -24,6 +27,10 @@ pub(super) struct Index {
     rooms: BTreeMap<Arc<str>, Room>,
     dirty: BTreeMap<PoolId, Dirt>,
     guard: Guard,
+    /// The Secrets that pools name, as of the last `named_secrets`.
+    named: Named,
+    /// How many Secrets came to be named so far.
+    namings: u64,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +46,8 @@ pub(super) struct PoolEntry {
     /// The spec in use: the last one that could be read and whose references all led somewhere, or the only one there was.
     serving: Option<Arc<Translated>>,
     pub(super) problems: Vec<Problem>,
+    /// The certificates in use.
+    pub(super) shown: Vec<Shown>,
     /// As last handed out, members by id.
     facts: Option<PoolFacts>,
     adopted: Option<Arc<Roster>>,
@@ -64,16 +73,26 @@ pub(super) struct Drained {
 
 impl PoolEntry {
     fn new(resource: PoolResource) -> Self {
-        Self { resource, serving: None, problems: Vec::new(), facts: None, adopted: None }
+        let (problems, shown) = (Vec::new(), Vec::new());
+        Self { resource, serving: None, problems, shown, facts: None, adopted: None }
+    }
+
+    /// The spec in use and the wanted one.
+    fn specs(&self) -> impl Iterator<Item = &Arc<Translated>> {
+        self.serving.iter().chain(self.resource.wanted.as_ref().ok())
     }
 
     /// The Services that the spec in use and the wanted one name.
     pub(super) fn services(&self) -> impl Iterator<Item = &Arc<str>> {
-        let specs = self.serving.iter().chain(self.resource.wanted.as_ref().ok());
-        specs.flat_map(|spec| &spec.backends).filter_map(|source| match source {
+        self.specs().flat_map(|spec| &spec.backends).filter_map(|source| match source {
             BackendSource::Service { service, .. } => Some(service),
             BackendSource::Endpoints { .. } => None,
         })
+    }
+
+    /// The Secrets that they name.
+    fn secrets(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.specs().flat_map(|spec| &spec.secured).flat_map(Secured::secret_names)
     }
 
     pub(super) fn names_service(&self, name: &str) -> bool {
@@ -103,9 +122,8 @@ impl PoolEntry {
             changes.push(Change::Adopt(self.resource.id(), Roster::clone(&roster)));
             self.adopted = Some(roster);
         }
-        let Some(joined) = self.choose(objects) else { return changes };
-        let Some(serving) = &self.serving else { return changes };
-        let facts = PoolFacts { pool: serving.pool.clone(), members: joined.members };
+        let Some(Attempt { facts, shown, .. }) = self.choose(objects) else { return changes };
+        self.shown = shown;
         if self.facts.as_ref() != Some(&facts) {
             changes.push(Change::Set(facts.clone()));
             self.facts = Some(facts);
@@ -113,19 +131,53 @@ impl PoolEntry {
         changes
     }
 
-    fn choose(&mut self, objects: &Namespace) -> Option<Joined> {
-        let before = self.facts.as_ref().map_or(&[][..], |facts| &facts.members);
+    /// What comes of the wanted spec, or else of the one in use. Where nothing is in use yet, a wanted one will do
+    /// that lacks something, once everything was looked for.
+    fn choose(&mut self, objects: &Namespace) -> Option<Attempt> {
         let wanted = self.resource.wanted.as_ref().ok();
-        let by_wanted = wanted.map(|wanted| join(&wanted.backends, objects, before));
-        self.problems = by_wanted.as_ref().map(|joined| joined.problems.clone()).unwrap_or_default();
+        let by_wanted = wanted.map(|wanted| Attempt::new(wanted, objects, self.facts.as_ref()));
+        let problems = by_wanted.as_ref().map(|attempt| attempt.problems.clone()).unwrap_or_default();
+        self.tell_new(&problems);
+        self.problems = problems;
+        let is_good = || !self.problems.iter().any(Problem::is_felt);
+        let is_pending = || self.problems.iter().any(Problem::is_pending);
         match (by_wanted, &self.serving) {
-            (Some(joined), serving) if joined.problems.is_empty() || serving.is_none() => {
+            (Some(attempt), serving) if is_good() || (serving.is_none() && !is_pending()) => {
                 self.serving = wanted.cloned();
-                Some(joined)
+                Some(attempt)
             }
-            (_, Some(serving)) => Some(join(&serving.backends, objects, before)),
+            (_, Some(serving)) => Some(Attempt::new(serving, objects, self.facts.as_ref())),
             (_, None) => None,
         }
+    }
+
+    /// Followers write no status, so what is wrong with a Secret is in the log of every replica.
+    fn tell_new(&self, problems: &[Problem]) {
+        let (namespace, pool) = (&self.resource.key.namespace, &self.resource.key.name);
+        for problem in problems.iter().filter(|it| !it.is_pending() && !self.problems.contains(it)) {
+            if let Problem::Secret(problem) = problem {
+                tracing::warn!(%namespace, %pool, "{problem}");
+            }
+        }
+    }
+}
+
+/// What comes of a spec.
+struct Attempt {
+    facts: PoolFacts,
+    problems: Vec<Problem>,
+    shown: Vec<Shown>,
+}
+
+impl Attempt {
+    fn new(spec: &Translated, objects: &Namespace, before: Option<&PoolFacts>) -> Self {
+        let members = before.map_or(&[][..], |facts| &facts.members);
+        let joined = join(&spec.backends, objects, members);
+        let equipped = objects.keyring.equip(spec, before.map(|facts| &facts.pool));
+        let mut problems = joined.problems;
+        problems.extend(equipped.problems.into_iter().map(Problem::Secret));
+        let facts = PoolFacts { pool: equipped.pool, members: joined.members };
+        Self { facts, problems, shown: equipped.shown }
     }
 }
 
@@ -137,6 +189,7 @@ impl Index {
             Event::Services(change) => self.apply_objects(change, at),
             Event::Slices(change) => self.apply_objects(change, at),
             Event::Pods(change) => self.apply_objects(change, at),
+            Event::Secret(look) => self.apply_look(look, at),
         }
     }
 
@@ -158,6 +211,25 @@ impl Index {
             Drained { id, dirt, changes }
         };
         dirty.into_iter().map(drain).collect()
+    }
+
+    /// The Secrets that pools name, after a `drain`. What is known of others is forgotten.
+    pub(super) fn named_secrets(&mut self) -> Named {
+        let mut named = Named::new();
+        for (namespace, room) in &mut self.rooms {
+            let names: BTreeSet<&Arc<str>> = room.pools.values().flat_map(PoolEntry::secrets).collect();
+            room.objects.keyring.retain(&names);
+            for name in names {
+                let key = Key { namespace: namespace.clone(), name: name.clone() };
+                let number = self.named.get(&key).copied().unwrap_or_else(|| {
+                    self.namings += 1;
+                    self.namings
+                });
+                named.insert(key, number);
+            }
+        }
+        self.named.clone_from(&named);
+        named
     }
 
     /// A pool as it stands after the last `drain`.
@@ -239,6 +311,19 @@ impl Index {
         if let Some(entry) = removed {
             self.mark(entry.resource.id(), Kind::Pools, at);
         }
+    }
+
+    /// Takes in what a look at a Secret came to, if a pool names it still.
+    fn apply_look(&mut self, look: Look, at: Instant) {
+        let Some(room) = self.rooms.get_mut(&look.key.namespace) else { return };
+        let name = look.key.name;
+        let names_it = |entry: &&PoolEntry| entry.secrets().any(|secret| *secret == name);
+        let ids: Vec<PoolId> =
+            room.pools.values().filter(names_it).map(|entry| entry.resource.id()).collect();
+        if !ids.is_empty() {
+            room.objects.keyring.take(&name, look.found);
+        }
+        ids.into_iter().for_each(|id| self.mark(id, Kind::Secrets, at));
     }
 
     fn apply_objects<T: Object>(&mut self, change: watch::Change<T>, at: Instant) {

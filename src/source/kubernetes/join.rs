@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::facts::{Endpoint, Pod, Service, ServicePort, Slice};
+use super::keyring::SecretProblem;
 use super::namespace::{Namespace, Seen};
 use crate::balance::backend::{Backend, BackendId, Lineage, Member, State, Weight};
 use crate::source::translate::{BackendSource, PortRef};
@@ -27,12 +28,25 @@ pub(super) fn bare_id(id: &BackendId) -> &str {
     id.as_str().split(GROUP_MARK).next().unwrap_or_default()
 }
 
-/// Why a group's reference leads nowhere.
+/// Why a reference leads nowhere, or not where it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
     ServiceNotFound { group: Arc<str>, service: Arc<str> },
     PortNotFound { group: Arc<str>, service: Arc<str>, port: PortRef, known: String },
     ExternalName { group: Arc<str>, service: Arc<str> },
+    Secret(SecretProblem),
+}
+
+impl Problem {
+    /// Whether something is missing by it, so that an earlier spec without it is the better one.
+    pub(super) fn is_felt(&self) -> bool {
+        !matches!(self, Self::Secret(problem) if problem.kept)
+    }
+
+    /// Whether it is only that we have not looked yet.
+    pub(super) fn is_pending(&self) -> bool {
+        matches!(self, Self::Secret(problem) if problem.is_pending())
+    }
 }
 
 impl fmt::Display for Problem {
@@ -51,6 +65,7 @@ impl fmt::Display for Problem {
                 f,
                 "backend {group}: Service {service} is an ExternalName and has no endpoints; list its addresses under endpoints"
             ),
+            Self::Secret(problem) => problem.fmt(f),
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Owns the cluster as a source: four kinds of objects are watched, joined per namespace and handed to the
-//! programmer; the lease holder writes back what became of each pool. Losing the API server loses no table.
+//! Owns the cluster as a source: four kinds of objects are watched and Secrets looked at, joined per namespace and
+//! handed to the programmer; the lease holder writes back what became of each pool. Losing the API server loses no
+//! table.
 
 mod connect;
 mod controller;
@@ -7,9 +8,11 @@ mod facts;
 mod guard;
 mod index;
 mod join;
+mod keyring;
 mod lease;
 mod namespace;
 mod resource;
+mod secrets;
 mod status;
 mod status_writer;
 mod throttle;
@@ -35,6 +38,7 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::controller::{Controller, Wires};
+use self::secrets::{Named, SecretReader};
 use self::status_writer::StatusQueue;
 use self::watch::{Event, Kind, Scope, Told, Watch};
 use crate::crd::LoadBalancerPool;
@@ -106,6 +110,9 @@ impl Source {
         let Outlets { programmer, bindings, readiness, metrics } = outlets;
         let mut parts = JoinSet::new();
         let (told, events) = mpsc::channel(EVENTS_WAITING);
+        let (secrets, named) = channel::channel(Named::new());
+        let reader = SecretReader::new(client.clone(), named, told.clone());
+        parts.spawn(ended("reader of Secrets", reader.run()));
         let mut starter =
             Starter { client: &client, pace: paces.watch, told, metrics: &metrics, parts: &mut parts };
         let relists = starter.watch_all(&options.namespaces);
@@ -116,7 +123,7 @@ impl Source {
         let mut candidate = tokio::spawn(candidate.run(holds, stop.clone()));
         let statuses = StatusQueue::default();
         parts.spawn(ended("status writer", statuses.clone().run(client.clone())));
-        let wires = Wires { events, relists, lease, bindings, statuses, metrics: metrics.clone() };
+        let wires = Wires { events, relists, secrets, lease, bindings, statuses, metrics: metrics.clone() };
         let controller = Controller::new(programmer, readiness, wires);
         let over = tokio::select! {
             () = controller.run(stop.clone()) => Over::Controller,

@@ -1,4 +1,4 @@
-//! Owns what we know of one namespace: its Services, slices and pods, and when each last changed.
+//! Owns what we know of one namespace: its Services, slices, pods and Secrets, and when each last changed.
 //! A pool only ever refers to its own namespace, so everything it is joined with stands here together.
 
 use std::collections::{HashMap, HashSet};
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::facts::{Endpoint, Key, Keyed, Pod, Service, Slice};
 use super::index::PoolEntry;
+use super::keyring::Keyring;
 use super::watch::Kind;
 
 /// How long the UID of a deleted pod is remembered at least. A slice that still names it tells old news, however
@@ -33,6 +34,7 @@ pub(super) struct Namespace {
     pub(super) services: Shelf<Service>,
     pub(super) slices: Shelf<Slice>,
     pub(super) pods: Shelf<Pod>,
+    pub(super) keyring: Keyring,
     /// UIDs of deleted pods that a slice may still name.
     gone: HashMap<Arc<str>, Instant>,
 }

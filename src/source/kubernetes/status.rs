@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::index::PoolEntry;
 use super::join::Problem;
+use super::keyring::{Miss, SecretProblem, Shown, Trouble};
 use super::resource::seats_of;
 use crate::balance::pool::Pool;
 use crate::balance::routes::Match;
@@ -73,7 +74,7 @@ impl View<'_> {
     /// The status to write. Conditions that `before` has keep their time of transition where their status stays.
     pub(super) fn status(&self, before: &LoadBalancerPoolStatus, now: &Time) -> LoadBalancerPoolStatus {
         let generation = self.pool.resource.generation;
-        let verdicts = [self.accepted(), self.resolved(), self.programmed()];
+        let verdicts = [self.accepted(), self.resolved(now), self.programmed()];
         let ready = self.ready(&verdicts);
         let mut status = LoadBalancerPoolStatus {
             observed_generation: Some(generation),
@@ -103,18 +104,31 @@ impl View<'_> {
         }
     }
 
-    fn resolved(&self) -> Verdict {
+    fn resolved(&self, now: &Time) -> Verdict {
         if self.pool.resource.wanted.is_err() {
             return Verdict::unknown(RESOLVED_REFS, reasons::INVALID, "The spec is not accepted.".into());
         }
-        match self.pool.problems.first() {
-            None => Verdict::holds(RESOLVED_REFS, "Every Service and port exists.".into()),
-            Some(first) => Verdict::fails(
-                RESOLVED_REFS,
-                reason_of(first),
-                self.with_fallback(&list(&self.pool.problems)),
-            ),
+        let problems = &self.pool.problems;
+        let message = || self.with_fallback(&list(problems));
+        match (problems.iter().find(|it| !it.is_pending()), problems.first()) {
+            (Some(first), _) => Verdict::fails(RESOLVED_REFS, reason_of(first), message()),
+            (None, Some(_)) => Verdict::unknown(RESOLVED_REFS, reasons::PENDING, message()),
+            (None, None) => {
+                let remarks = self.expiries(now);
+                Verdict::holds(RESOLVED_REFS, format!("Every Service, port and Secret exists.{remarks}"))
+            }
         }
+    }
+
+    /// What clients will say of the certificates in use.
+    fn expiries(&self, now: &Time) -> String {
+        let now = u64::try_from(now.0.as_second()).unwrap_or_default();
+        let remark = |it: &Shown| {
+            let remark = it.validity.remark(now)?;
+            Some(format!("listener {}: the certificate of Secret {} {remark}", it.listener, it.secret))
+        };
+        let remarks: Vec<String> = self.pool.shown.iter().filter_map(remark).collect();
+        if remarks.is_empty() { String::new() } else { format!(" But {}.", list(&remarks)) }
     }
 
     fn programmed(&self) -> Verdict {
@@ -128,6 +142,11 @@ impl View<'_> {
         };
         if let Some(conflict) = report.port_conflicts.first() {
             return Verdict::fails(PROGRAMMED, reasons::PORT_CONFLICT, told(conflict));
+        }
+        if let Some((problem, listener)) = self.unopened(pool) {
+            let message =
+                format!("Listener {listener} is not open: it has no good certificate, or no good clientCA.");
+            return Verdict::fails(PROGRAMMED, reason_of(problem), message);
         }
         let ports = pool.listeners.iter().map(|listener| listener.port);
         let mut states = ports.map(|port| (port, self.ports.get(&port)));
@@ -143,6 +162,20 @@ impl View<'_> {
                 Verdict::holds(PROGRAMMED, format!("The ports are open and the table is in use.{remark}"))
             }
         }
+    }
+
+    /// A listener of the spec in force that is missing in the `pool` served, and why.
+    fn unopened(&self, pool: &Pool) -> Option<(&Problem, &str)> {
+        if self.pool.serves_earlier_spec() {
+            return None;
+        }
+        self.pool.problems.iter().find_map(|problem| match problem {
+            Problem::Secret(SecretProblem { listener, .. }) => {
+                let is_open = pool.listeners.iter().any(|it| it.name == *listener);
+                (!is_open).then_some((problem, &**listener))
+            }
+            _ => None,
+        })
     }
 
     fn ready(&self, others: &[Verdict]) -> Verdict {
@@ -208,6 +241,13 @@ fn reason_of(problem: &Problem) -> &'static str {
         Problem::ServiceNotFound { .. } => reasons::SERVICE_NOT_FOUND,
         Problem::PortNotFound { .. } => reasons::PORT_NOT_FOUND,
         Problem::ExternalName { .. } => reasons::UNSUPPORTED_SERVICE,
+        Problem::Secret(problem) => match &problem.trouble {
+            Trouble::Unseen => reasons::PENDING,
+            Trouble::Missed(Miss::NotFound) => reasons::SECRET_NOT_FOUND,
+            Trouble::Missed(Miss::Forbidden(_)) => reasons::SECRET_FORBIDDEN,
+            Trouble::Missed(Miss::Unreadable(_)) => reasons::SECRET_UNREADABLE,
+            Trouble::Faulty(_) => reasons::INVALID_SECRET,
+        },
     }
 }
 

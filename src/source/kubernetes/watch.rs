@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::facts::{Key, Pod, Service, Slice};
+use super::keyring::Look;
 use super::resource::PoolResource;
 use super::words::Words;
 use crate::metrics::ControlMetrics;
@@ -23,13 +24,15 @@ use crate::metrics::ControlMetrics;
 /// Objects per page of a list, the page size of other Kubernetes clients.
 const PAGE: u32 = 500;
 
-/// The four kinds of objects tables are made of.
+/// The kinds of objects tables are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Kind {
     Pools,
     Services,
     Slices,
     Pods,
+    /// Not watched but looked at, one by one.
+    Secrets,
 }
 
 impl Kind {
@@ -40,6 +43,7 @@ impl Kind {
             Self::Services => "services",
             Self::Slices => "endpointslices",
             Self::Pods => "pods",
+            Self::Secrets => "secrets",
         }
     }
 }
@@ -54,6 +58,7 @@ pub(super) enum Event {
     Services(Change<Service>),
     Slices(Change<Slice>),
     Pods(Change<Pod>),
+    Secret(Look),
 }
 
 /// What happened to the objects of one kind.

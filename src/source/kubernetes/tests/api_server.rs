@@ -15,7 +15,7 @@ use tokio::sync::watch;
 /// What goes wrong with the requests for one kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Lists and watches are refused with this code.
+    /// Lists, watches and looks are refused with this code.
     Refuse(u16),
     /// Lists are answered with nothing in them.
     EmptyList,
@@ -29,7 +29,7 @@ pub(super) enum Fault {
     CloseAtOnce,
     /// Watches begin and then say nothing, as over a half-open connection.
     Silence,
-    /// Watches, and calls for the lease, are never answered.
+    /// Watches, looks, and calls for the lease, are never answered.
     NoAnswer,
 }
 
@@ -126,7 +126,8 @@ impl ApiServer {
         self.stirred.send_replace(());
     }
 
-    /// How often a kind was asked for, by list or by watch.
+    /// How often a kind was asked for: by `list` or `watch`, one object of it by `get` or, without its content, by
+    /// `look`.
     pub(super) fn asked(&self, call: &str, plural: &str) -> usize {
         let wanted = format!("{call} {plural}");
         self.state().requests.iter().filter(|request| **request == wanted).count()
@@ -216,6 +217,12 @@ impl ApiServer {
             self.stirred.send_replace(());
             return answer;
         }
+        if let [.., plural, name] = &path[..]
+            && plural == "secrets"
+        {
+            let accepts = head.headers.get("accept").map(|it| it.to_str().unwrap()).unwrap_or_default();
+            return self.get(plural, name, accepts.contains("as=PartialObjectMetadata")).await;
+        }
         let plural = path.last().unwrap().clone();
         self.state().requests.push(format!("{} {plural}", if watched { "watch" } else { "list" }));
         let fault = self.state().faults.get(&plural).copied();
@@ -230,6 +237,25 @@ impl ApiServer {
                 self.stream(plural, from, fault)
             }
         }
+    }
+
+    async fn get(&self, plural: &str, name: &str, only_metadata: bool) -> Answer {
+        let call = if only_metadata { "look" } else { "get" };
+        self.state().requests.push(format!("{call} {plural}"));
+        let fault = self.state().faults.get(plural).copied();
+        match fault {
+            Some(Fault::Refuse(code)) => return refusal(code),
+            Some(Fault::NoAnswer) => std::future::pending().await,
+            _ => {}
+        }
+        let found = self.state().objects.get(&(plural.into(), name.into())).cloned();
+        let Some(object) = found else { return refusal(404) };
+        if only_metadata {
+            let metadata = &object["metadata"];
+            let body = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata });
+            return json_response(200, &body);
+        }
+        json_response(200, &object)
     }
 
     /// Events after `from`, then those to come. A fault that is set later ends the stream, so the next one meets it.

@@ -11,6 +11,7 @@ use super::super::watch::Pace;
 use super::api_server::{ApiServer, Fault, Right};
 use super::fixtures::*;
 use super::replica::*;
+use crate::source::credentials::tests::pair;
 
 /// The promise: so soon after a fault is over the news are in use.
 const RECOVERY: Duration = Duration::from_secs(5);
@@ -361,6 +362,8 @@ async fn a_status_that_only_reports_is_written_at_most_twice_a_second_and_never_
 /// All rights that a replica uses from its start to its end, as holder of the lease.
 pub(super) async fn rights_used_in_a_life() -> BTreeSet<Right> {
     let server = shop().await;
+    server.put("loadbalancerpools", &tls_pool(&["shop-tls"]));
+    server.put("secrets", &tls_secret("shop-tls", &pair(&["shop.test"])));
     let mut replica = Replica::start(&server, "a");
     replica.becomes(BOTH).await;
     until("the first status", || !server.statuses().is_empty()).await;

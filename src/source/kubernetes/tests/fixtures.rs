@@ -1,7 +1,9 @@
 //! Owns objects as an API server sends them, written short.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::DynamicObject;
@@ -14,6 +16,7 @@ use super::super::resource::PoolResource;
 use super::super::watch::{Change, Event};
 use crate::balance::backend::State;
 use crate::balance::pool::PoolId;
+use crate::source::credentials::tests::Pair;
 use crate::source::programmer::{self, PoolFacts};
 
 /// A pod of `web`, with the address 10.0.0.N for the N of its name `web-N`, not ready.
@@ -133,6 +136,28 @@ pub(super) fn pool() -> Value {
             "backends": [{ "name": "stable", "service": { "name": "web", "port": "http" } }]
         }
     })
+}
+
+/// The pool `shop/web`, which serves TLS on port 8443 too, with the certificates of these Secrets.
+pub(super) fn tls_pool(secrets: &[&str]) -> Value {
+    let mut pool = pool();
+    let refs: Vec<Value> = secrets.iter().map(|name| json!({ "name": name })).collect();
+    let listener =
+        json!({ "name": "secure", "port": 8443, "protocol": "HTTPS", "tls": { "secretRefs": refs } });
+    pool["spec"]["listeners"].as_array_mut().unwrap().push(listener);
+    pool
+}
+
+/// A Secret with these keys.
+pub(super) fn secret(name: &str, data: &[(&str, &str)]) -> Value {
+    let data: BTreeMap<&str, ByteString> =
+        data.iter().map(|(key, text)| (*key, ByteString(text.as_bytes().into()))).collect();
+    json!({ "metadata": { "namespace": "shop", "name": name }, "data": data })
+}
+
+/// A Secret with a certificate.
+pub(super) fn tls_secret(name: &str, pair: &Pair) -> Value {
+    secret(name, &[("tls.crt", &pair.chain), ("tls.key", &pair.key)])
 }
 
 pub(super) fn pool_resource(object: &Value) -> PoolResource {

@@ -8,4 +8,5 @@ mod index;
 mod lease;
 mod manifests;
 mod replica;
+mod secrets;
 mod status;

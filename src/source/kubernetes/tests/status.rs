@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 
+use super::super::keyring::Look;
 use super::super::status::View;
+use super::super::watch::Event;
 use super::fixtures::*;
 use crate::crd::LoadBalancerPoolStatus;
 use crate::handoff::{BindState, handoff};
 use crate::metrics::ControlMetrics;
+use crate::source::credentials::SecretCredentials;
+use crate::source::credentials::tests::expired;
 use crate::source::programmer::{Authority, Change, Programmer, Report};
 
 /// A pool with its programmer and ports, and the status it makes.
@@ -185,6 +190,41 @@ fn a_port_tells_whether_it_is_open() {
     told.check("Ready", "Unknown", "Pending", "Port 8080");
     told.ports.insert(8080, BindState::Failed { reason: "address in use".into() });
     told.check("Programmed", "False", "PortUnavailable", "Port 8080: address in use");
+}
+
+#[test]
+fn an_expired_certificate_is_told_of_and_in_use() {
+    let mut told = Told::new();
+    told.pool(&tls_pool(&["shop-tls"]));
+    let old = expired(&["shop.test"]);
+    let data = [("tls.crt", old.chain), ("tls.key", old.key)];
+    let data = data.map(|(key, text)| (key.to_string(), ByteString(text.into_bytes())));
+    let look = Look { key: key("shop-tls"), found: Ok(SecretCredentials::read(&data.into())) };
+    let changes = told.bench.tell(Event::Secret(look));
+    told.program(changes);
+    told.ports.insert(8443, BindState::Bound);
+    let resolved = |second| {
+        let status = told.status_after(&LoadBalancerPoolStatus::default(), second);
+        let it = condition(&status.conditions, "ResolvedRefs");
+        (it.status.clone(), it.message.clone())
+    };
+    let good = "Every Service, port and Secret exists.";
+    let expired =
+        "But listener secure: the certificate of Secret shop-tls expired at 2021-01-01T00:00:00Z; renew it.";
+    let early = "But listener secure: the certificate of Secret shop-tls is not valid before 2020-01-01T00:00:00Z; \
+                 check the clocks.";
+    assert_eq!(resolved(1_600_000_000), ("True".into(), good.into()));
+    assert_eq!(resolved(1_800_000_000), ("True".into(), format!("{good} {expired}")));
+    assert_eq!(resolved(0), ("True".into(), format!("{good} {early}")));
+    told.check("Programmed", "True", "Programmed", "");
+}
+
+#[test]
+fn a_secret_that_was_not_read_yet_is_pending() {
+    let mut told = Told::new();
+    told.pool(&tls_pool(&["shop-tls"]));
+    told.check("ResolvedRefs", "Unknown", "Pending", "listener secure: Secret shop-tls is being read");
+    told.check("Ready", "Unknown", "Pending", "ResolvedRefs is Unknown");
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! Owns `listeners[].tls` as users write it: what a port shows its clients and asks of them. Where it comes from
+//! differs: Secrets are named in a cluster, and in files beside it; files can be named where there is no cluster.
+
+// The derive of `KubeSchema` repeats each type inside a function, where `pub` reaches nobody.
+#![allow(unreachable_pub)]
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a port shows its clients and asks of them.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "(has(self.secretRefs) && self.secretRefs.size() > 0) || \
+     (has(self.certificateFiles) && self.certificateFiles.size() > 0)")
+    .message("there is no certificate to show: name a Secret of type kubernetes.io/tls in secretRefs"))]
+#[x_kube(validation = Rule::new("!has(self.clientCA) || !has(self.clientCAFile)")
+    .message("set at most one of clientCA and clientCAFile: put both bundles into one"))]
+pub struct ListenerTls {
+    /// SecretRefs name Secrets with a certificate, in the pool's namespace. A client gets the certificate that has
+    /// the name it asks for, else one with a wildcard for it, else the first. Guideway looks at each Secret about
+    /// once a second (less often where pools name more than 50) and uses a new certificate for new connections. A
+    /// Secret that is bad or gone leaves the last good certificate in use and shows in the condition ResolvedRefs; a
+    /// listener for which there never was one is not opened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub secret_refs: Vec<SecretRef>,
+
+    /// CertificateFiles name files with a certificate each, for use without Kubernetes; behind those of secretRefs.
+    /// A new content is used for new connections at once, a bad one leaves the last good pool in use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub certificate_files: Vec<CertificateFiles>,
+
+    /// MinVersion is the oldest version of TLS that is spoken: TLS12 or TLS13.
+    #[serde(default)]
+    pub min_version: MinVersion,
+
+    /// ClientCA names a Secret in the pool's namespace whose key ca.crt holds the authorities, in PEM, of which one
+    /// must have signed a client's certificate. Clients without such a certificate are refused. Where it is absent,
+    /// clients need none.
+    #[serde(rename = "clientCA", skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<SecretRef>,
+
+    /// ClientCAFile is the same from a file in PEM, for use without Kubernetes.
+    #[serde(rename = "clientCAFile", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub client_ca_file: Option<String>,
+}
+
+/// A Secret in the pool's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// Name of the Secret. For a certificate its keys are those of the type kubernetes.io/tls: tls.crt (the
+    /// certificate, then those that lead to its root, in PEM), tls.key (the private key of the first, in PEM, not
+    /// encrypted) and, if it is to be stapled, tls.ocsp-staple (an OCSP response in DER).
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_NAME))]
+    pub name: String,
+}
+
+/// A subdomain of RFC 1123, as Kubernetes asks for in names of Secrets.
+pub const SECRET_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+/// A certificate in files. Their paths are absolute or begin at the folder of the pool's file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateFiles {
+    /// Certificate is the path of the certificate and those that lead to its root, in PEM, the certificate first.
+    #[schemars(length(min = 1, max = 4096))]
+    pub certificate: String,
+
+    /// Key is the path of the certificate's private key, in PEM, not encrypted.
+    #[schemars(length(min = 1, max = 4096))]
+    pub key: String,
+
+    /// Ocsp is the path of the issuer's OCSP response on the certificate, in DER, to be stapled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub ocsp: Option<String>,
+}
+
+/// The oldest version of TLS that is spoken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MinVersion {
+    /// TLS 1.2, with forward secrecy and authenticated encryption only.
+    #[default]
+    TLS12,
+    /// TLS 1.3.
+    TLS13,
+}

@@ -1,0 +1,434 @@
+//! Owns what the pools of files show and trust: Secrets that stand in the same files, and files of PEM beside them. A
+//! pool that names a bad one is wrong as a whole, as with any other mistake: it stays as it last was.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::folder::Credentials;
+use super::reading::{Found, Place, Problem, Reading};
+use super::secrets::SecretDocument;
+use crate::balance::tls::{CaBundle, Certificate, TlsTerms};
+use crate::crd::tls::CertificateFiles;
+use crate::source::credentials::{self, Checked, Fault, Part, Reason, SecretCredentials};
+use crate::source::reach::Target;
+use crate::source::tls::{ClientCaSource, Secured};
+use crate::source::translate::{FieldError, Translated};
+
+/// The files with certificates, keys and authorities that the pools of these readings name.
+pub(super) fn named_files<'a>(readings: impl IntoIterator<Item = &'a Reading>) -> BTreeSet<PathBuf> {
+    let mut named = BTreeSet::new();
+    for found in readings.into_iter().flat_map(|reading| &reading.pools) {
+        let secured = found.outcome.iter().flat_map(|it| &it.secured);
+        for secured in secured {
+            let parts =
+                secured.files.iter().flat_map(|it| [Some(&it.certificate), Some(&it.key), it.ocsp.as_ref()]);
+            named.extend(parts.flatten().map(|path| resolve(found, path)));
+            if let Some(ClientCaSource::File(path)) = &secured.client_ca {
+                named.insert(resolve(found, path));
+            }
+        }
+    }
+    named
+}
+
+/// A path that a pool names begins at the folder of its file.
+fn resolve(found: &Found, path: &str) -> PathBuf {
+    found.place.file.parent().unwrap_or(Path::new("")).join(path)
+}
+
+/// Gives the pools of these readings the terms of TLS that they ask for, or their mistakes. `now`, in seconds since the
+/// UNIX epoch, tells which certificates expired.
+pub(super) fn equip(readings: &mut [&mut Reading], files: &Credentials, target: Target, now: u64) {
+    let secrets: Vec<SecretDocument> =
+        readings.iter_mut().flat_map(|reading| std::mem::take(&mut reading.secrets)).collect();
+    let mut used = BTreeSet::new();
+    for reading in readings.iter_mut() {
+        for found in &mut reading.pools {
+            let Ok(translated) = &found.outcome else { continue };
+            let mut fitter = Fitter {
+                found,
+                secrets: &secrets,
+                files,
+                target,
+                now,
+                problems: Vec::new(),
+                remarks: Vec::new(),
+                used: &mut used,
+            };
+            let pool = translated.equipped(None, |secured| fitter.terms(secured));
+            let Fitter { mut problems, remarks, .. } = fitter;
+            reading.remarks.extend(remarks);
+            if problems.is_empty() {
+                found.outcome = Ok(Translated { pool, ..translated.clone() });
+            } else {
+                problems.sort();
+                found.outcome = Err(problems);
+            }
+        }
+    }
+    for reading in readings {
+        reading.others.retain(|(place, _)| !used.contains(place));
+    }
+}
+
+/// Looks for what one pool asks for.
+struct Fitter<'a> {
+    found: &'a Found,
+    secrets: &'a [SecretDocument],
+    files: &'a Credentials,
+    target: Target,
+    now: u64,
+    problems: Vec<Problem>,
+    remarks: Vec<Problem>,
+    /// Places of the Secrets that pools name.
+    used: &'a mut BTreeSet<Place>,
+}
+
+impl<'a> Fitter<'a> {
+    fn terms(&mut self, secured: &Secured) -> Option<TlsTerms> {
+        let path = secured.path();
+        let mut certificates = Vec::new();
+        for (index, name) in secured.secrets.iter().enumerate() {
+            let field = format!("{path}.secretRefs[{index}].name");
+            certificates
+                .extend(self.of_secret(&field, name, |it| &it.certificate).map(|it| self.shown(&field, it)));
+        }
+        for (index, files) in secured.files.iter().enumerate() {
+            let field = format!("{path}.certificateFiles[{index}]");
+            let checked = self.of_files(&field, files);
+            certificates.extend(checked.map(|it| self.shown(&format!("{field}.certificate"), &it)));
+        }
+        let client_ca = match &secured.client_ca {
+            Some(ClientCaSource::Secret(name)) => {
+                self.of_secret(&format!("{path}.clientCA.name"), name, |it| &it.authorities).cloned()
+            }
+            Some(ClientCaSource::File(file)) => self.of_file(&format!("{path}.clientCAFile"), file),
+            None => None,
+        };
+        match self.target {
+            Target::Standalone => secured.terms(certificates, client_ca),
+            // The cluster has the Secrets that are missing here. Nobody serves what is only looked at.
+            Target::Cluster => Some(TlsTerms { certificates, min_version: secured.min_version, client_ca }),
+        }
+    }
+
+    /// What the Secret holds for this use.
+    fn of_secret<T>(
+        &mut self,
+        field: &str,
+        name: &Arc<str>,
+        of_use: impl Fn(&'a SecretCredentials) -> &'a Result<T, Vec<Fault>>,
+    ) -> Option<&'a T> {
+        let namespace = &self.found.id.namespace;
+        let is_meant = |it: &&SecretDocument| it.is(namespace, name);
+        let places: Vec<&SecretDocument> = self.secrets.iter().filter(is_meant).collect();
+        self.used.extend(places.iter().map(|it| it.place().clone()));
+        let secret = match places[..] {
+            [secret] => secret,
+            [first, second, ..] => {
+                let reason = format!(
+                    "Secret {namespace}/{name} stands at {} and at {}; remove or rename one of the two",
+                    first.place(),
+                    second.place()
+                );
+                self.tell(field, reason);
+                return None;
+            }
+            [] => {
+                if self.target == Target::Standalone {
+                    let reason = format!(
+                        "there is no Secret {name} in namespace {namespace} of these files; add it, or name files in \
+                         its place"
+                    );
+                    self.tell(field, reason);
+                }
+                return None;
+            }
+        };
+        let content = match secret.content() {
+            Ok(content) => content,
+            Err(errors) => {
+                let problem = |it: &FieldError| secret.problem(it.path.clone(), it.reason.clone());
+                self.problems.extend(errors.iter().map(problem));
+                return None;
+            }
+        };
+        let faults = |faults: &Vec<Fault>| self.problems.extend(faults.iter().map(|it| secret.fault(it)));
+        of_use(content).as_ref().map_err(faults).ok()
+    }
+
+    fn of_files(&mut self, field: &str, files: &CertificateFiles) -> Option<Checked> {
+        let chain = self.read(Part::Chain, &files.certificate);
+        let key = self.read(Part::Key, &files.key);
+        let ocsp = files.ocsp.as_ref().map(|path| self.read(Part::Ocsp, path)).transpose();
+        let checked = match (chain, key, ocsp) {
+            (Ok(chain), Ok(key), Ok(ocsp)) => credentials::certificate(chain, key, ocsp),
+            (chain, key, ocsp) => Err([chain.err(), key.err(), ocsp.err()].into_iter().flatten().collect()),
+        };
+        let tell = |faults: Vec<Fault>| {
+            for fault in faults {
+                let (part, path) = match fault.part {
+                    Part::Key => ("key", &*files.key),
+                    Part::Ocsp => ("ocsp", files.ocsp.as_deref().unwrap_or_default()),
+                    Part::Chain | Part::Authorities => ("certificate", &*files.certificate),
+                };
+                self.tell_file(&format!("{field}.{part}"), path, &fault.reason);
+            }
+        };
+        checked.map_err(tell).ok()
+    }
+
+    fn of_file(&mut self, field: &str, path: &str) -> Option<Arc<CaBundle>> {
+        let client_ca = self.read(Part::Authorities, path).map_err(|fault| vec![fault]);
+        let client_ca = client_ca.and_then(credentials::authorities);
+        let tell = |faults: Vec<Fault>| faults.iter().for_each(|it| self.tell_file(field, path, &it.reason));
+        client_ca.map(Arc::new).map_err(tell).ok()
+    }
+
+    fn read(&self, part: Part, path: &str) -> Result<&'a [u8], Fault> {
+        let fault = |reason: &Arc<str>| Fault { part, reason: Reason::Unreadable(reason.clone()) };
+        match self.files.get(&resolve(self.found, path)) {
+            Some(Ok(bytes)) => Ok(bytes),
+            Some(Err(reason)) => Err(fault(reason)),
+            None => Err(fault(&"it was not looked for".into())),
+        }
+    }
+
+    /// The certificate of a pool, with a remark if clients will not take it.
+    fn shown(&mut self, field: &str, checked: &Checked) -> Arc<Certificate> {
+        if let Some(remark) = checked.validity.remark(self.now) {
+            let (place, field) = (self.found.place_of(field), field.into());
+            self.remarks.push(Problem { place, field, reason: format!("the certificate {remark}") });
+        }
+        checked.certificate.clone()
+    }
+
+    fn tell_file(&mut self, field: &str, path: &str, reason: &Reason) {
+        let path = resolve(self.found, path);
+        self.tell(field, format!("{} {reason}", path.display()));
+    }
+
+    fn tell(&mut self, field: &str, reason: String) {
+        self.problems.push(Problem { place: self.found.place_of(field), field: field.into(), reason });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::ByteString;
+
+    use super::super::reading;
+    use super::super::reading::tests::tls_pool;
+    use super::*;
+    use crate::source::admission::Admission;
+    use crate::source::credentials::tests::{Pair, authority, expired, pair};
+
+    const BY_SECRET: &str = "      secretRefs:\n      - name: shop-tls\n";
+
+    /// A Secret whose fields are written as they are.
+    fn secret(name: &str, entries: &[(&str, &str)]) -> String {
+        let indented = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        let entry = |(key, text): &(&str, &str)| format!("  {key}: |\n{}", indented(text));
+        let entries: String = entries.iter().map(entry).collect();
+        format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData:\n{entries}")
+    }
+
+    fn tls_secret(pair: &Pair) -> String {
+        secret("shop-tls", &[("tls.crt", &pair.chain), ("tls.key", &pair.key)])
+    }
+
+    fn readings(files: &[(&str, &str)], beside: &[(&str, &str)], target: Target) -> Vec<Reading> {
+        let admission = Admission::new().unwrap();
+        let read =
+            |(file, text): &(&str, &str)| reading::read(text, &Path::new(file).into(), &admission, target);
+        let mut readings: Vec<Reading> = files.iter().map(read).collect();
+        let beside: BTreeMap<&str, &str> = beside.iter().copied().collect();
+        let content = |path: &PathBuf| {
+            let text = beside.get(path.to_str().unwrap());
+            text.map(|it| Arc::from(it.as_bytes())).ok_or_else(|| "No such file".into())
+        };
+        let named = named_files(&readings).into_iter().map(|path| (path.clone(), content(&path))).collect();
+        equip(&mut readings.iter_mut().collect::<Vec<_>>(), &named, target, 1_800_000_000);
+        readings
+    }
+
+    fn problems(readings: &[Reading]) -> Vec<String> {
+        let of_pools = readings.iter().flat_map(|it| &it.pools).filter_map(|it| it.outcome.as_ref().err());
+        of_pools.flatten().map(ToString::to_string).collect()
+    }
+
+    /// The names of the certificates that the pools show.
+    fn shown(readings: &[Reading]) -> Vec<String> {
+        let pools = readings.iter().flat_map(|it| &it.pools).filter_map(|it| it.outcome.as_ref().ok());
+        let terms = pools.flat_map(|it| &it.pool.listeners).filter_map(|it| it.tls.as_ref());
+        let certificates = terms.flat_map(|it| &it.certificates);
+        certificates.flat_map(|it| &it.names).map(ToString::to_string).collect()
+    }
+
+    fn check(files: &[(&str, &str)], beside: &[(&str, &str)], target: Target, expected: &[&str]) {
+        assert_eq!(problems(&readings(files, beside, target)), expected);
+    }
+
+    #[test]
+    fn a_secret_may_stand_in_any_of_the_files_plain_or_encoded() {
+        let good = pair(&["one.test"]);
+        let both = format!("{}---\n{}", tls_pool(BY_SECRET), tls_secret(&good));
+        let files = readings(&[("x.yaml", &both)], &[], Target::Standalone);
+        assert_eq!((problems(&files), shown(&files)), (vec![], vec!["one.test".into()]));
+        assert_eq!(files[0].others, [], "it is somebody's");
+        let encoded = |text: &str| serde_json::to_string(&ByteString(text.as_bytes().into())).unwrap();
+        let (chain, key) = (encoded(&good.chain), encoded(&good.key));
+        let wrapped = key.trim_matches('"').replace('M', "M\n    ");
+        let apart = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: shop-tls}}\ndata:\n  tls.crt: {chain}\n  tls.key: |\n    {wrapped}\n"
+        );
+        let files = [("x.yaml", &*tls_pool(BY_SECRET)), ("y.yaml", &apart)];
+        let files = readings(&files, &[], Target::Standalone);
+        assert_eq!((problems(&files), shown(&files)), (vec![], vec!["one.test".into()]));
+    }
+
+    #[test]
+    fn a_secret_that_is_missing_or_double_is_told_where_it_is_named() {
+        let named = ("x.yaml", &*tls_pool(BY_SECRET));
+        let missing = "x.yaml:11: spec.listeners[0].tls.secretRefs[0].name: there is no Secret shop-tls in namespace \
+                       default of these files; add it, or name files in its place";
+        check(&[named], &[], Target::Standalone, &[missing]);
+        let one = tls_secret(&pair(&["one.test"]));
+        let elsewhere = one.replace("{name: shop-tls}", "{name: shop-tls, namespace: other}");
+        check(&[named, ("y.yaml", &elsewhere)], &[], Target::Standalone, &[missing]);
+        check(
+            &[named, ("y.yaml", &one), ("z.yaml", &one)],
+            &[],
+            Target::Standalone,
+            &[
+                "x.yaml:11: spec.listeners[0].tls.secretRefs[0].name: Secret default/shop-tls stands at y.yaml:1 and at \
+               z.yaml:1; remove or rename one of the two",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_faults_of_a_secret_are_told_where_they_stand() {
+        let (one, two) = (pair(&["one.test"]), pair(&["two.test"]));
+        let named = ("x.yaml", &*tls_pool(BY_SECRET));
+        let mixed = secret("shop-tls", &[("tls.key", &one.key), ("tls.crt", &two.chain)]);
+        check(
+            &[named, ("y.yaml", &mixed)],
+            &[],
+            Target::Standalone,
+            &["y.yaml:5: stringData.tls.key: does not belong to the certificate; replace both together"],
+        );
+        let garbled = "apiVersion: v1\nkind: Secret\nmetadata: {name: shop-tls}\ndata:\n  tls.crt: a-b\nstringData:\n  tls.key: 5\n";
+        check(
+            &[named, ("y.yaml", garbled)],
+            &[],
+            Target::Standalone,
+            &[
+                "y.yaml:5: data.tls.crt: is no base64; encode it, or write it as it is under stringData",
+                "y.yaml:7: stringData.tls.key: is no text; write it as one",
+            ],
+        );
+        check(
+            &[named, ("y.yaml", &secret("shop-tls", &[("tls.crt", &one.chain)]))],
+            &[],
+            Target::Standalone,
+            &["y.yaml:4: stringData.tls.key: is missing; add it"],
+        );
+    }
+
+    #[test]
+    fn a_cluster_may_have_the_secrets_that_are_not_in_the_files() {
+        let named = ("x.yaml", &*tls_pool(BY_SECRET));
+        check(&[named], &[], Target::Cluster, &[]);
+        check(
+            &[named, ("y.yaml", &secret("shop-tls", &[]))],
+            &[],
+            Target::Cluster,
+            &[
+                "y.yaml:4: stringData.tls.crt: is missing; add it",
+                "y.yaml:4: stringData.tls.key: is missing; add it",
+            ],
+        );
+        let readings = readings(&[named], &[], Target::Cluster);
+        let translated = readings[0].pools[0].outcome.as_ref().unwrap();
+        assert!(translated.pool.listeners[0].tls.is_some(), "it is one that speaks TLS");
+    }
+
+    const BY_FILES: &str =
+        "      certificateFiles:\n      - certificate: tls/a.crt\n        key: /etc/a.key\n";
+
+    #[test]
+    fn files_begin_at_the_folder_of_the_pools_file() {
+        let good = pair(&["one.test"]);
+        let beside = [("conf/tls/a.crt", &*good.chain), ("/etc/a.key", &good.key)];
+        let files = readings(&[("conf/x.yaml", &tls_pool(BY_FILES))], &beside, Target::Standalone);
+        assert_eq!((problems(&files), shown(&files)), (vec![], vec!["one.test".into()]));
+    }
+
+    #[test]
+    fn the_faults_of_files_are_told_with_path_and_field() {
+        let (one, two) = (pair(&["one.test"]), pair(&["two.test"]));
+        let terms = format!("{BY_FILES}        ocsp: a.ocsp\n      clientCAFile: ca.crt\n");
+        let named = ("conf/x.yaml", &*tls_pool(&terms));
+        check(
+            &[named],
+            &[("/etc/a.key", &one.key), ("conf/a.ocsp", "old"), ("conf/ca.crt", &one.key)],
+            Target::Standalone,
+            &[
+                "conf/x.yaml:11: spec.listeners[0].tls.certificateFiles[0].certificate: conf/tls/a.crt cannot be read: \
+                 No such file",
+                "conf/x.yaml:14: spec.listeners[0].tls.clientCAFile: conf/ca.crt holds no certificate in PEM; it begins \
+                 with -----BEGIN CERTIFICATE-----",
+            ],
+        );
+        let ca = authority("clients");
+        check(
+            &[named],
+            &[
+                ("conf/tls/a.crt", &two.chain),
+                ("/etc/a.key", &one.key),
+                ("conf/a.ocsp", "old"),
+                ("conf/ca.crt", &ca),
+            ],
+            Target::Standalone,
+            &[
+                "conf/x.yaml:13: spec.listeners[0].tls.certificateFiles[0].ocsp: conf/a.ocsp is no OCSP response in DER; \
+                 fetch it anew, or leave it out",
+            ],
+        );
+        check(
+            &[("x.yaml", &tls_pool(BY_FILES))],
+            &[("tls/a.crt", &two.chain), ("/etc/a.key", &one.key)],
+            Target::Standalone,
+            &["x.yaml:12: spec.listeners[0].tls.certificateFiles[0].key: /etc/a.key does not belong to the \
+                 certificate; replace both together"],
+        );
+    }
+
+    #[test]
+    fn an_expired_certificate_is_in_force_with_a_remark() {
+        let both = format!("{}---\n{}", tls_pool(BY_SECRET), tls_secret(&expired(&["old.test"])));
+        let files = readings(&[("x.yaml", &both)], &[], Target::Standalone);
+        assert_eq!((problems(&files), shown(&files)), (vec![], vec!["old.test".into()]));
+        assert_eq!(
+            files[0].remarks.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "x.yaml:11: spec.listeners[0].tls.secretRefs[0].name: the certificate expired at 2021-01-01T00:00:00Z; \
+              renew it"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_secret_holds_is_never_shown() {
+        let good = pair(&["one.test"]);
+        let both = format!("{}---\n{}", tls_pool(BY_SECRET), tls_secret(&good));
+        let admission = Admission::new().unwrap();
+        let reading = reading::read(&both, &Path::new("x.yaml").into(), &admission, Target::Standalone);
+        assert_eq!(reading.secrets.len(), 1);
+        assert!(!format!("{reading:?}").contains(good.key.lines().nth(1).unwrap()));
+    }
+}

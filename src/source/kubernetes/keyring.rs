@@ -1,0 +1,202 @@
+//! Owns what is known of the Secrets that pools name: the last good credentials of each and what is wrong with the
+//! latest. A certificate that was good once stays in use until a better one comes, whatever becomes of its Secret.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use super::facts::Key;
+use crate::balance::pool::Pool;
+use crate::balance::tls::{CaBundle, TlsTerms};
+use crate::source::credentials::{Checked, Fault, SecretCredentials, Validity};
+use crate::source::tls::{ClientCaSource, Secured};
+use crate::source::translate::Translated;
+
+/// What a look at a Secret came to.
+#[derive(Clone, Debug)]
+pub(super) struct Look {
+    pub(super) key: Key,
+    pub(super) found: Result<SecretCredentials, Miss>,
+}
+
+/// Why a look found nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Miss {
+    NotFound,
+    /// We may not look; with the API server's words.
+    Forbidden(Arc<str>),
+    /// The API server could not answer; with what came in its place.
+    Unreadable(Arc<str>),
+}
+
+/// The Secrets of one namespace.
+#[derive(Debug, Default)]
+pub(super) struct Keyring {
+    secrets: HashMap<Arc<str>, Known>,
+}
+
+/// One Secret, for each of its uses.
+#[derive(Debug, Default)]
+struct Known {
+    certificate: Slot<Checked>,
+    authorities: Slot<Arc<CaBundle>>,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    /// The last one that was good.
+    good: Option<T>,
+    /// What is wrong with the latest.
+    trouble: Option<Trouble>,
+}
+
+/// What is wrong with the latest state of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Nobody has looked yet.
+    Unseen,
+    Missed(Miss),
+    Faulty(Vec<Fault>),
+}
+
+/// A Secret that a listener names and that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SecretProblem {
+    pub(super) listener: Arc<str>,
+    pub(super) secret: Arc<str>,
+    pub(super) trouble: Trouble,
+    /// An earlier state of it is in use.
+    pub(super) kept: bool,
+}
+
+/// A certificate in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) listener: Arc<str>,
+    pub(super) secret: Arc<str>,
+    pub(super) validity: Validity,
+}
+
+/// A pool with the terms of its listeners.
+#[derive(Debug)]
+pub(super) struct Equipped {
+    pub(super) pool: Arc<Pool>,
+    pub(super) problems: Vec<SecretProblem>,
+    pub(super) shown: Vec<Shown>,
+}
+
+impl Keyring {
+    /// Takes in what a look came to.
+    pub(super) fn take(&mut self, name: &Arc<str>, found: Result<SecretCredentials, Miss>) {
+        let known = self.secrets.entry(name.clone()).or_default();
+        let (certificate, authorities) = match found {
+            Ok(SecretCredentials { certificate, authorities }) => {
+                (certificate.map_err(Trouble::Faulty), authorities.map_err(Trouble::Faulty))
+            }
+            Err(miss) => (Err(Trouble::Missed(miss.clone())), Err(Trouble::Missed(miss))),
+        };
+        known.certificate.take(certificate);
+        known.authorities.take(authorities);
+    }
+
+    /// Forgets the Secrets that are not among `named`.
+    pub(super) fn retain(&mut self, named: &BTreeSet<&Arc<str>>) {
+        self.secrets.retain(|name, _| named.contains(name));
+    }
+
+    /// The pool with the terms of its listeners, as far as there are credentials for them. `before` is the pool as it
+    /// was, whose terms are used again where they are equal.
+    pub(super) fn equip(&self, spec: &Translated, before: Option<&Arc<Pool>>) -> Equipped {
+        let (mut problems, mut shown) = (Vec::new(), Vec::new());
+        let terms = |secured: &Secured| self.terms(spec, secured, &mut problems, &mut shown);
+        let pool = spec.equipped(before, terms);
+        Equipped { pool, problems, shown }
+    }
+
+    fn terms(
+        &self,
+        spec: &Translated,
+        secured: &Secured,
+        problems: &mut Vec<SecretProblem>,
+        shown: &mut Vec<Shown>,
+    ) -> Option<TlsTerms> {
+        let listener = &spec.pool.listeners.get(secured.listener)?.name;
+        let mut tell = |secret: &Arc<str>, kept, trouble: Option<&Trouble>| {
+            let problem = |trouble: &Trouble| {
+                let (listener, secret) = (listener.clone(), secret.clone());
+                SecretProblem { listener, secret, trouble: trouble.clone(), kept }
+            };
+            problems.extend(trouble.map(problem));
+        };
+        let mut certificates = Vec::new();
+        for secret in &secured.secrets {
+            let slot = self.secrets.get(secret).map_or(&Slot::UNSEEN, |known| &known.certificate);
+            tell(secret, slot.good.is_some(), slot.trouble.as_ref());
+            if let Some(good) = &slot.good {
+                let (listener, secret) = (listener.clone(), secret.clone());
+                shown.push(Shown { listener, secret, validity: good.validity });
+                certificates.push(good.certificate.clone());
+            }
+        }
+        // Files are refused in a cluster.
+        let client_ca = match &secured.client_ca {
+            Some(ClientCaSource::Secret(secret)) => {
+                let slot = self.secrets.get(secret).map_or(&Slot::UNSEEN, |known| &known.authorities);
+                tell(secret, slot.good.is_some(), slot.trouble.as_ref());
+                slot.good.clone()
+            }
+            Some(ClientCaSource::File(_)) | None => None,
+        };
+        secured.terms(certificates, client_ca)
+    }
+}
+
+impl<T> Slot<T> {
+    const UNSEEN: Self = Self { good: None, trouble: Some(Trouble::Unseen) };
+
+    fn take(&mut self, latest: Result<T, Trouble>) {
+        match latest {
+            Ok(good) => *self = Self { good: Some(good), trouble: None },
+            Err(trouble) => self.trouble = Some(trouble),
+        }
+    }
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self::UNSEEN
+    }
+}
+
+impl SecretProblem {
+    pub(super) fn is_pending(&self) -> bool {
+        self.trouble == Trouble::Unseen
+    }
+}
+
+impl fmt::Display for SecretProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listener, secret, trouble, kept } = self;
+        write!(f, "listener {listener}: ")?;
+        match trouble {
+            Trouble::Unseen => write!(f, "Secret {secret} is being read")?,
+            Trouble::Missed(Miss::NotFound) => {
+                write!(f, "there is no Secret {secret} in this namespace; create it or correct the name")?;
+            }
+            Trouble::Missed(Miss::Forbidden(words)) => {
+                write!(
+                    f,
+                    "Guideway may not read Secret {secret}: {words}; let its ServiceAccount get secrets here"
+                )?;
+            }
+            Trouble::Missed(Miss::Unreadable(words)) => {
+                write!(f, "Secret {secret} cannot be read: {words}; Guideway goes on trying")?;
+            }
+            Trouble::Faulty(faults) => {
+                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                write!(f, "Secret {secret} cannot be used: {}", faults.join(", and "))?;
+            }
+        }
+        if *kept { f.write_str(" (the last good state of it is in use)") } else { Ok(()) }
+    }
+}
