@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::handoff::{self, Reader};
 use crate::metrics::Metrics;
-use crate::proxy::{self, Limits, Proxy, ProxyHandle, ProxyOptions};
+use crate::proxy::{self, AccessLogOptions, Limits, Proxy, ProxyHandle, ProxyOptions};
 use crate::readiness::Readiness;
 use crate::source::file::PortProbe;
 use crate::source::programmer::Programmer;
@@ -31,6 +31,8 @@ pub struct Options {
     pub address: Option<IpAddr>,
     /// Where metrics and health are served.
     pub metrics_address: SocketAddr,
+    /// Where the access log goes.
+    pub access_log: AccessLogOptions,
     /// On leaving, time to go on accepting while clients and Services learn of it.
     pub drain_delay: Duration,
     /// After that, the longest wait for requests in flight.
@@ -100,9 +102,10 @@ impl App {
             workers: options.workers,
             address: options.address,
             limits: Limits::of_this_process(),
+            access_log: options.access_log,
         };
         let proxy = Proxy::start(proxy, reader.clone(), bindings, metrics.traffic(), ports)
-            .context("the worker threads cannot start")?;
+            .context("the proxy cannot start")?;
         let vitals = Vitals::new(metrics.clone(), readiness.clone());
         let end_vitals = CancellationToken::new();
         let vitals = tokio::spawn(vitals.serve(listener, end_vitals.clone()));
@@ -150,6 +153,11 @@ impl App {
             ended = &mut self.source => what_ended("source of pools", ended),
             ended = &mut self.vitals => what_ended("metrics port", ended.map(|it| it.map_err(Into::into))),
         }
+    }
+
+    /// Opens the file of the access log anew, because somebody moved it away.
+    pub fn reopen_access_log(&self) {
+        self.proxy.reopen_access_log();
     }
 
     /// Leaves in order: unready, wait until others know, stop accepting, drain, let go of the lease.

@@ -11,6 +11,7 @@ use clap::Args;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::crd::duration::DurationText;
+use crate::proxy::{AccessLogOptions, LineForm, LogTarget};
 
 /// The flags as written. Text, so that one bad value does not hide the next.
 #[derive(Args, Clone, Debug, Default)]
@@ -60,6 +61,15 @@ pub struct Flags {
     #[arg(long, env = "GUIDEWAY_DRAIN_TIMEOUT", value_name = "DURATION")]
     pub drain_timeout: Option<String>,
 
+    /// Where the access log of the pools that have one goes: a file, opened anew on SIGHUP, or - for standard output
+    /// [default: -]
+    #[arg(long, env = "GUIDEWAY_ACCESS_LOG", value_name = "PATH")]
+    pub access_log: Option<String>,
+
+    /// Form of its lines: text or json [default: text]
+    #[arg(long, env = "GUIDEWAY_ACCESS_LOG_FORMAT", value_name = "FORMAT")]
+    pub access_log_format: Option<String>,
+
     /// Form of the log on standard error: text or json [default: text]
     #[arg(long, env = "GUIDEWAY_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -84,6 +94,8 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// After that, the longest wait for requests in flight.
     pub drain_timeout: Duration,
+    /// Where the access log goes.
+    pub access_log: AccessLogOptions,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -166,6 +178,7 @@ impl Settings {
                 Duration::from_secs(20),
                 &mut mistakes,
             ),
+            access_log: access_log(&flags, &mut mistakes),
             log: Log {
                 format: log_format(flags.log_format.as_deref(), &mut mistakes),
                 levels: log_levels(flags.log_level.as_deref(), &mut mistakes),
@@ -192,6 +205,8 @@ impl Flags {
             metrics_address: set(self.metrics_address),
             drain_delay: set(self.drain_delay),
             drain_timeout: set(self.drain_timeout),
+            access_log: set(self.access_log),
+            access_log_format: set(self.access_log_format),
             log_format: set(self.log_format),
             log_level: set(self.log_level),
         }
@@ -252,6 +267,27 @@ fn duration(flag: &'static str, text: Option<&str>, default: Duration, mistakes:
         mistakes.add(flag, reason);
         default
     })
+}
+
+fn access_log(flags: &Flags, mistakes: &mut Mistakes) -> AccessLogOptions {
+    let target = match flags.access_log.as_deref() {
+        None | Some("-") => LogTarget::Stdout,
+        Some(path) => {
+            if Path::new(path).is_dir() {
+                mistakes.add("access-log", format!("{path} is a folder; name a file in it"));
+            }
+            LogTarget::File(path.into())
+        }
+    };
+    let form = match flags.access_log_format.as_deref() {
+        None | Some("text") => LineForm::Text,
+        Some("json") => LineForm::Json,
+        Some(other) => {
+            mistakes.add("access-log-format", format!("`{other}` is no format; use text or json"));
+            LineForm::default()
+        }
+    };
+    AccessLogOptions { target, form }
 }
 
 fn log_format(text: Option<&str>, mistakes: &mut Mistakes) -> LogFormat {
@@ -377,6 +413,22 @@ mod tests {
             &["--listen-address=localhost"],
             "--listen-address (GUIDEWAY_LISTEN_ADDRESS): `localhost` is no address; write one without port, such as \
              127.0.0.1 or ::1",
+        );
+    }
+
+    #[test]
+    fn the_access_log_goes_to_standard_output_or_a_file() {
+        assert_eq!(settings(&[]).unwrap().access_log, AccessLogOptions::default());
+        assert_eq!(settings(&["--access-log", "-"]), settings(&[]));
+        let target = LogTarget::File("/var/log/guideway.log".into());
+        assert_eq!(
+            settings(&["--access-log=/var/log/guideway.log", "--access-log-format=json"]).unwrap().access_log,
+            AccessLogOptions { target, form: LineForm::Json }
+        );
+        check(
+            &["--access-log=/", "--access-log-format=xml"],
+            "--access-log (GUIDEWAY_ACCESS_LOG): / is a folder; name a file in it\n\
+             --access-log-format (GUIDEWAY_ACCESS_LOG_FORMAT): `xml` is no format; use text or json",
         );
     }
 

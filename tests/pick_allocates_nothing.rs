@@ -87,6 +87,7 @@ fn pool(source: KeySource) -> PoolSnapshot {
         readiness: Readiness::Require,
         drain_timeout: Duration::ZERO,
         timeouts: Timeouts::default(),
+        access_log: None,
     };
     PoolSnapshot {
         pool: Arc::new(pool),

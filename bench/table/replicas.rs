@@ -221,5 +221,6 @@ fn pool(seed: u64) -> Arc<Pool> {
         readiness: Readiness::Require,
         drain_timeout: Duration::from_secs(60),
         timeouts: Timeouts::default(),
+        access_log: None,
     })
 }

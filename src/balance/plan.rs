@@ -335,6 +335,7 @@ mod tests {
             readiness: Readiness::Require,
             drain_timeout: std::time::Duration::ZERO,
             timeouts: Timeouts::default(),
+            access_log: None,
         };
         let groups = groups.iter().map(|(name, _, pods)| ((*name).into(), Endpoints::Pods(*pods))).collect();
         Stage { pool: Arc::new(pool), groups }

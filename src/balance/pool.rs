@@ -2,6 +2,7 @@
 //! nothing here can be out of range.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,6 +127,23 @@ impl Default for Timeouts {
     }
 }
 
+/// A share of requests that are chosen at random, such as those that get a line in the access log. Never none of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample(NonZeroU32);
+
+impl Sample {
+    /// The share, from 0 to 1; `None` for none of them.
+    pub fn of(share: f64) -> Option<Self> {
+        NonZeroU32::new((share * f64::from(u32::MAX)).ceil() as u32).map(Self)
+    }
+
+    /// Whether a request is among them that drew `number`, where each number is as likely as any other.
+    #[inline]
+    pub fn takes(self, number: u32) -> bool {
+        number <= self.0.get()
+    }
+}
+
 /// A checked pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -149,4 +167,21 @@ pub struct Pool {
     pub drain_timeout: Duration,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// Which requests get a line in the access log; none where it is absent.
+    pub access_log: Option<Sample>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_takes_its_share_of_all_numbers() {
+        let all = Sample::of(1.0).unwrap();
+        assert!(all.takes(0) && all.takes(u32::MAX));
+        let half = Sample::of(0.5).unwrap();
+        assert!(half.takes(u32::MAX / 2) && !half.takes(u32::MAX / 2 + 2));
+        assert!(Sample::of(1e-12).unwrap().takes(0), "a share above zero is some of them");
+        assert_eq!(Sample::of(0.0), None);
+    }
 }

@@ -21,7 +21,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve the pools of a cluster, or of a file with --file
-    Run(crate::settings::Flags),
+    Run(Box<crate::settings::Flags>),
     /// Report every error a cluster would find in files of pools, offline; exit 1 if any
     Check(check::Flags),
     /// Say which share of the keys a scaling or a rolling update would move
@@ -36,7 +36,7 @@ impl Cli {
     /// Carries out the command.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Run(flags) => run::execute(flags),
+            Command::Run(flags) => run::execute(*flags),
             Command::Check(flags) => check::execute(&flags),
             Command::Plan(flags) => plan::execute(&flags),
             Command::Crd => crd::execute(),

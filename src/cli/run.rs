@@ -1,4 +1,5 @@
-//! Owns `guideway run`: serves pools from a cluster or a file until SIGTERM or SIGINT.
+//! Owns `guideway run`: serves pools from a cluster or a file until SIGTERM or SIGINT. On SIGHUP it opens the file
+//! of the access log anew.
 
 use std::process::ExitCode;
 
@@ -36,15 +37,19 @@ pub(super) fn execute(flags: Flags) -> anyhow::Result<ExitCode> {
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut app = tokio::select! {
         app = App::start(options(settings)) => app?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    tokio::select! {
-        failure = app.failed() => return Err(failure),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            failure = app.failed() => return Err(failure),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => app.reopen_access_log(),
+        }
     }
     tokio::select! {
         drained = app.drain() => drained,
@@ -65,6 +70,7 @@ fn options(settings: Settings) -> Options {
         workers: settings.workers,
         address: settings.listen_address,
         metrics_address: settings.metrics_address,
+        access_log: settings.access_log,
         drain_delay: settings.drain_delay,
         drain_timeout: settings.drain_timeout,
     }

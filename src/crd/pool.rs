@@ -107,6 +107,10 @@ pub struct LoadBalancerPoolSpec {
     /// Timeouts limit how long a request may wait.
     #[serde(default)]
     pub timeouts: Timeouts,
+
+    /// AccessLog asks for a line in the access log for requests of the pool. Without it there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
 }
 
 /// A port the pool opens.
@@ -422,6 +426,17 @@ pub struct Timeouts {
     pub request: DurationText,
 }
 
+/// Which requests get a line in the access log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessLog {
+    /// Sample is the share of the requests that get a line, 0 to 1: 1 is all of them, 0.01 one of a hundred, chosen
+    /// at random.
+    #[serde(default = "all")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub sample: f64,
+}
+
 impl Default for Algorithm {
     fn default() -> Self {
         Self { kind: AlgorithmType::default(), table_size: None, fill: Fill::default(), hash_on: client_ip() }
@@ -442,6 +457,10 @@ impl Default for Timeouts {
 
 fn one() -> u16 {
     1
+}
+
+fn all() -> f64 {
+    1.0
 }
 
 fn client_ip() -> Vec<HashOn> {

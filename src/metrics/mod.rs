@@ -67,6 +67,7 @@ pub mod family {
         CONNECTIONS = Gauge "connections" "Open client connections";
         CONNECTIONS_REFUSED = Counter "connections_refused_total" "Client connections closed at once, by the limit they met";
         CONNECTION_PANICS = Counter "connection_panics_total" "Client connections lost to a defect in Guideway";
+        ACCESS_LOG_DROPPED = Counter "access_log_dropped_total" "Lines of the access log that were not written, because the disk or whoever reads them was behind";
         BYTES = Counter "bytes_total" "Bytes exchanged with clients, by direction";
         RETRIES = Counter "retries_total" "Further tries at a backend, by what went wrong with the one before";
         RESCUED = Counter "rescued_total" "Requests that Guideway answered or aborted in the place of a backend, by reason";

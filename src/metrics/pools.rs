@@ -125,6 +125,7 @@ mod tests {
             readiness,
             drain_timeout: Duration::ZERO,
             timeouts: Timeouts::default(),
+            access_log: None,
         })
     }
 

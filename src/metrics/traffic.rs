@@ -216,6 +216,7 @@ pub struct TrafficMeters {
     pools: Mutex<BTreeMap<PoolId, Vec<Arc<PoolMeters>>>>,
     refused: [AtomicU64; Refusal::LABELS.len()],
     panics: AtomicU64,
+    access_log_dropped: AtomicU64,
 }
 
 impl TrafficMeters {
@@ -237,6 +238,16 @@ impl TrafficMeters {
     /// Counts a connection that a panic ended.
     pub fn panicked(&self) {
         self.panics.fetch_add(1, Relaxed);
+    }
+
+    /// Counts lines of the access log that are not written.
+    pub fn drop_log_lines(&self, lines: u64) {
+        self.access_log_dropped.fetch_add(lines, Relaxed);
+    }
+
+    /// Lines of the access log that were not written.
+    pub fn dropped_log_lines(&self) -> u64 {
+        self.access_log_dropped.load(Relaxed)
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<PoolId, Vec<Arc<PoolMeters>>>> {
@@ -368,7 +379,9 @@ fn process_counters(encoder: &mut DescriptorEncoder<'_>, meters: &TrafficMeters)
         count.encode(refused.encode_family(&[("limit", *label)])?)?;
     }
     let panics = ConstCounter::new(meters.panics.load(Relaxed));
-    panics.encode(family::CONNECTION_PANICS.start(encoder)?)
+    panics.encode(family::CONNECTION_PANICS.start(encoder)?)?;
+    let dropped = ConstCounter::new(meters.dropped_log_lines());
+    dropped.encode(family::ACCESS_LOG_DROPPED.start(encoder)?)
 }
 
 #[cfg(test)]

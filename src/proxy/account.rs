@@ -1,13 +1,18 @@
-//! Owns the accounting of one request: counted once, however it ends, also when the task that serves it
-//! is cut off.
+//! Owns the accounting of one request: counted once, and written down once where its pool has an access log, however
+//! it ends, also when the task that serves it is cut off.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::client::Client;
+use http::StatusCode;
+use jiff::Timestamp;
+
+use super::access_log::{Entry, Line};
+use super::client::{Carried, Client};
 use super::rescue::ProxyError;
+use super::upstream::Slot;
 use super::view::Home;
-use crate::metrics::RescueReason;
+use crate::metrics::{RescueReason, RetryReason};
 
 /// One request, from the end of its head to the end of its response.
 #[derive(Debug)]
@@ -17,6 +22,11 @@ pub(super) struct Account {
     begun: Instant,
     status: u16,
     progress: Progress,
+    upstream: Option<Duration>,
+    retries: u32,
+    /// Why it did not end with a backend's own answer, as far as that is known before the end.
+    reason: Option<RescueReason>,
+    entry: Option<Box<Entry>>,
 }
 
 /// How far the response came.
@@ -33,16 +43,35 @@ enum Progress {
 }
 
 impl Account {
-    pub(super) fn begin(home: &Rc<Home>, client: &Rc<Client>, begun: Instant) -> Self {
+    /// `entry` is there if the request gets a line in the access log.
+    pub(super) fn begin(
+        home: &Rc<Home>,
+        client: &Rc<Client>,
+        begun: Instant,
+        entry: Option<Box<Entry>>,
+    ) -> Self {
         home.meters.active_requests.up();
         let (home, client) = (home.clone(), client.clone());
-        Self { home, client, begun, status: 0, progress: Progress::Waiting }
+        let progress = Progress::Waiting;
+        Self { home, client, begun, status: 0, progress, upstream: None, retries: 0, reason: None, entry }
+    }
+
+    /// It is tried once more.
+    pub(super) fn retry(&mut self, reason: RetryReason) {
+        self.retries += 1;
+        self.home.meters.retry(reason);
     }
 
     /// The head of a backend's response is there.
     pub(super) fn answer(&mut self, status: u16) {
         self.status = status;
         self.progress = Progress::Answering;
+    }
+
+    /// The head of the response came so long after the request was sent.
+    pub(super) fn answered_after(&mut self, took: Duration) {
+        self.upstream = Some(took);
+        self.home.meters.upstream_duration.observe(took);
     }
 
     /// The backend's response broke off.
@@ -59,26 +88,55 @@ impl Account {
     pub(super) fn rescue(&mut self, error: ProxyError) {
         self.status = error.status().as_u16();
         self.progress = Progress::Complete(None);
-        self.home.meters.rescue(error.reason());
+        self.rescued(error.reason());
+    }
+
+    fn rescued(&mut self, reason: RescueReason) {
+        self.reason = Some(reason);
+        self.home.meters.rescue(reason);
+    }
+
+    fn log(&self, entry: &Entry, ended: Instant, backend: Option<&Slot>, carried: Carried) {
+        // Another protocol goes on for as long as it is spoken.
+        let switched = self.status == StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        let ended = if switched { Instant::now() } else { ended };
+        self.home.recorder.record(&Line {
+            time: Timestamp::now(),
+            client: self.client.ip(),
+            client_port: self.client.own_port().map(Into::into),
+            pool: &self.home.id,
+            entry,
+            backend: backend.map(Slot::backend),
+            status: self.status,
+            received: carried.received,
+            sent: carried.sent,
+            took: ended.saturating_duration_since(self.begun),
+            upstream: self.upstream,
+            retries: self.retries,
+            reason: self.reason,
+        });
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let meters = &self.home.meters;
         let mut ended = None;
         match self.progress {
-            Progress::Waiting | Progress::Answering => meters.rescue(RescueReason::ClientGone),
-            Progress::Truncated => meters.rescue(RescueReason::Truncated),
+            Progress::Waiting | Progress::Answering => self.rescued(RescueReason::ClientGone),
+            Progress::Truncated => self.rescued(RescueReason::Truncated),
             Progress::Complete(at) => ended = at,
         }
         if matches!(self.progress, Progress::Answering | Progress::Truncated) {
             self.client.reset_on_close();
         }
+        let meters = &self.home.meters;
         meters.active_requests.down();
         meters.request(self.status);
         let ended = ended.unwrap_or_else(Instant::now);
         meters.request_duration.observe(ended.saturating_duration_since(self.begun));
-        self.client.end_request();
+        let (slot, carried) = self.client.end_request();
+        if let Some(entry) = self.entry.take() {
+            self.log(&entry, ended, slot.as_deref(), carried);
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! clears no timer.
 
 use std::cell::{Cell, OnceCell, Ref, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -64,6 +65,8 @@ pub(super) struct Client {
     ip: Cell<IpAddr>,
     /// Who signed the certificate that it had to show.
     client_ca: OnceCell<Arc<CaBundle>>,
+    /// Of its end of the connection, if that end is its own.
+    own_port: Cell<Option<NonZeroU16>>,
     /// The lines that tell backends about it.
     forwarded: RefCell<Box<[u8]>>,
     /// The pool of its latest request, for what is counted of it.
@@ -80,15 +83,26 @@ pub(super) struct Client {
     expiry: Cell<Option<Expiry>>,
     waker: RefCell<Option<Waker>>,
     slot: RefCell<Option<Rc<Slot>>>,
+    carried: Cell<Carried>,
+}
+
+/// Bytes that were read from a client and written to it since its latest request ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Carried {
+    pub(super) received: u64,
+    pub(super) sent: u64,
+    /// Read as well, and of the next request.
+    ahead: u64,
 }
 
 impl Client {
-    pub(super) fn new(ip: IpAddr, port: u16, home: Rc<Home>, clock: Rc<Cell<Instant>>) -> Self {
+    pub(super) fn new(peer: SocketAddr, port: u16, home: Rc<Home>, clock: Rc<Cell<Instant>>) -> Self {
         home.meters.connections.up();
-        let now = clock.get();
+        let (ip, now) = (peer.ip(), clock.get());
         Self {
             port,
             ip: Cell::new(ip),
+            own_port: Cell::new(NonZeroU16::new(peer.port())),
             client_ca: OnceCell::new(),
             forwarded: RefCell::new(headers::forwarded(ip, Scheme::Http)),
             home: RefCell::new(home),
@@ -103,6 +117,7 @@ impl Client {
             expiry: Cell::new(None),
             waker: RefCell::default(),
             slot: RefCell::default(),
+            carried: Cell::default(),
         }
     }
 
@@ -111,9 +126,15 @@ impl Client {
         self.ip.get()
     }
 
+    /// The port of its end of the connection. Unknown behind a balancer that told us who the client is.
+    pub(super) fn own_port(&self) -> Option<NonZeroU16> {
+        self.own_port.get()
+    }
+
     /// A balancer before us says that it is another one. To be called before `secure`, as that comes later.
     pub(super) fn identify(&self, ip: IpAddr) {
         self.ip.set(ip);
+        self.own_port.set(None);
         *self.forwarded.borrow_mut() = headers::forwarded(ip, Scheme::Http);
     }
 
@@ -204,15 +225,24 @@ impl Client {
         }
     }
 
-    /// The exchange is over, one way or the other.
-    pub(super) fn end_request(&self) {
-        self.slot.borrow_mut().take();
+    /// The exchange is over, one way or the other: whom it was with, if it came to that, and what it carried.
+    pub(super) fn end_request(&self) -> (Option<Rc<Slot>>, Carried) {
         self.enter(Phase::Idle);
+        let carried = self.carried.get();
+        self.carried.set(Carried { received: carried.ahead, ..Carried::default() });
+        (self.slot.borrow_mut().take(), carried)
+    }
+
+    /// So many of the bytes read come behind the request that is about to end.
+    pub(super) fn read_ahead(&self, bytes: usize) {
+        let ahead = bytes as u64;
+        self.carried.update(|it| Carried { received: it.received.saturating_sub(ahead), ahead, ..it });
     }
 
     /// Bytes arrived from it.
     pub(super) fn received(&self, bytes: usize) {
         self.home.borrow().meters.received.add(bytes as u64);
+        self.carried.update(|it| Carried { received: it.received + bytes as u64, ..it });
         if matches!(self.phase.get(), Phase::Upload | Phase::Download | Phase::Tunnel) {
             self.since.set(self.clock.get());
         }
@@ -221,6 +251,7 @@ impl Client {
     /// Bytes went to it.
     pub(super) fn sent(&self, bytes: usize) {
         self.home.borrow().meters.sent.add(bytes as u64);
+        self.carried.update(|it| Carried { sent: it.sent + bytes as u64, ..it });
         if matches!(self.phase.get(), Phase::Download | Phase::Tunnel) {
             self.since.set(self.clock.get());
         }

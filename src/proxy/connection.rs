@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
+use super::access_log::Entry;
 use super::admission::Ticket;
 use super::client::{Client, Expiry, Phase};
 use super::entry::{self, Entered, Entrance};
@@ -49,6 +50,8 @@ pub(super) struct Request {
     pub(super) expects_continue: bool,
     pub(super) framing: Framing,
     pub(super) home: Rc<Home>,
+    /// For its line in the access log, if it gets one.
+    pub(super) entry: Option<Box<Entry>>,
     pub(super) order: Result<Order, ProxyError>,
 }
 
@@ -216,6 +219,8 @@ impl Request {
         if let Ok(order) = &order {
             client.visit(&order.pool.home);
         }
+        let home = home_of(order.as_ref().ok(), &view, client);
+        let entry = home.entry(|| entry(head, order.as_ref().ok().map(|order| order.key)));
         Self {
             begun,
             minor: head.minor,
@@ -224,7 +229,8 @@ impl Request {
             keeps: head.keeps,
             expects_continue: head.expects_continue,
             framing: head.framing,
-            home: home_of(order.as_ref().ok(), &view, client),
+            home,
+            entry,
             order,
         }
     }
@@ -233,6 +239,7 @@ impl Request {
     fn refused(worker: &Worker, client: &Client, fault: HeadFault) -> Self {
         let begun = Instant::now();
         client.end_head(true, begun);
+        let home = home_of(None, &worker.view(), client);
         Self {
             begun,
             minor: 1,
@@ -241,10 +248,17 @@ impl Request {
             keeps: false,
             expects_continue: false,
             framing: Framing::UntilClose,
-            home: home_of(None, &worker.view(), client),
+            entry: home.entry(Entry::unreadable),
+            home,
             order: Err(fault.into()),
         }
     }
+}
+
+fn entry(head: &RequestHead<'_>, key: Option<u64>) -> Entry {
+    let protocol = if head.minor == 0 { "HTTP/1.0" } else { "HTTP/1.1" };
+    let host = head.fields.get("host").unwrap_or_default();
+    Entry::new(protocol, head.method, host, head.target, key)
 }
 
 /// Where a request counts: at its pool, or where it was refused before anybody knew that, at the port.

@@ -48,8 +48,9 @@ enum Stop {
 
 impl Connection {
     /// Answers `request`, whatever happens; the end, if the connection ends with it.
-    pub(super) async fn answer(&mut self, request: Request) -> Option<End> {
-        let mut account = Account::begin(&request.home, &self.client, request.begun);
+    pub(super) async fn answer(&mut self, mut request: Request) -> Option<End> {
+        let entry = request.entry.take();
+        let mut account = Account::begin(&request.home, &self.client, request.begun, entry);
         self.upload.begin(request.framing, encoder_to_backend(request.framing));
         self.awaits_continue = request.expects_continue;
         let answered = match &request.order {
@@ -61,6 +62,7 @@ impl Connection {
         };
         // A connection that waits holds no memory for what may come.
         (self.upload, self.download) = (Flow::default(), Flow::default());
+        self.client.read_ahead(self.inbox.bytes().len());
         match answered {
             Ok(true) => None,
             Ok(false) => Some(End::Close),
@@ -82,20 +84,22 @@ impl Connection {
     ) -> Result<bool, Stop> {
         let mut delivery = Delivery::new(&order.pool, order.key, request.begun, order.repeatable);
         loop {
-            let mut reached = self.unless_gone(delivery.reach()).await?.map_err(Stop::Rescue)?;
+            let mut reached = self.unless_gone(delivery.reach(account)).await?.map_err(Stop::Rescue)?;
             self.client.begin_exchange(&reached.slot, order.pool.snapshot.pool.timeouts.request);
             let sent = if reached.upstream.was_used() { request.begun } else { Instant::now() };
             match poll_fn(|cx| self.poll_answer(cx, request, &mut reached, account)).await {
                 Ok(answer) => {
                     let took = answer.at.saturating_duration_since(sent);
-                    request.home.meters.upstream_duration.observe(took);
+                    account.answered_after(took);
                     if answer.switches {
                         self.tunnel(reached).await;
                         return Ok(false);
                     }
                     return self.stream(answer, reached, account).await;
                 }
-                Err(Stop::Failed(failure)) => delivery.failed(reached, failure).map_err(Stop::Rescue)?,
+                Err(Stop::Failed(failure)) => {
+                    delivery.failed(reached, failure, account).map_err(Stop::Rescue)?
+                }
                 Err(stop) => return Err(stop),
             }
             self.upload.out.rewind();

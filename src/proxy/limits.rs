@@ -52,6 +52,25 @@ pub(super) const LISTENER_LINGER: Duration = Duration::from_millis(150);
 /// How often a port that could not be bound is tried again.
 pub(super) const BIND_RETRY: Duration = Duration::from_secs(2);
 
+/// Bytes of access log that a worker thread gathers before it hands them on without waiting for its tick. Large
+/// enough that handing on is rare beside writing lines.
+pub(super) const LOG_BATCH_BYTES: usize = 16 * 1024;
+
+/// Batches of access log that wait to be written. With 4 MiB a disk may stand still for a moment under full load, and
+/// for ten seconds where only ticks hand on.
+pub(super) const LOG_BATCHES: usize = 256;
+
+/// How long the end of the process waits for the last lines of the access log.
+pub(super) const LOG_LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// Bytes of a method, a host and a path that the access log keeps, so that no client fills the disk with one
+/// request. Longer ones are rare among those who have nothing to hide.
+pub(super) const MAX_LOGGED_METHOD: usize = 32;
+/// See `MAX_LOGGED_METHOD`; names of DNS are no longer.
+pub(super) const MAX_LOGGED_HOST: usize = 256;
+/// See `MAX_LOGGED_METHOD`.
+pub(super) const MAX_LOGGED_PATH: usize = 1024;
+
 /// On a connection that was switched to another protocol: the silence after which the kernel asks whether the peer
 /// is still there, how often it asks again, and how many questions in a row may stay without an answer. A peer that
 /// is gone is known after two minutes.

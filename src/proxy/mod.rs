@@ -1,6 +1,7 @@
 //! Owns the traffic: HTTP/1.1 in from clients, routed by the snapshot, out to backends, and back.
 //! Each worker thread is a proxy of its own; what they share is the snapshot and a count of connections.
 
+mod access_log;
 mod account;
 mod admission;
 mod client;
@@ -38,6 +39,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use access_log::AccessLog;
 use admission::Admission;
 use listener::Binder;
 use tls::Made;
@@ -47,6 +49,7 @@ use crate::handoff::{BindingsWriter, Reader};
 use crate::metrics::TrafficMeters;
 use crate::readiness::Latch;
 
+pub use access_log::{AccessLogOptions, LineForm, LogTarget};
 pub use limits::Limits;
 pub use listener::can_open;
 pub use rescue::{ProxyError, REASON_HEADER, Side};
@@ -60,13 +63,16 @@ pub struct ProxyOptions {
     pub address: Option<IpAddr>,
     /// Limits of connections and waits.
     pub limits: Limits,
+    /// Where the access log goes.
+    pub access_log: AccessLogOptions,
 }
 
 impl Default for ProxyOptions {
     /// One worker for each core we may use, on all addresses.
     fn default() -> Self {
         let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { workers, address: None, limits: Limits::of_this_process() }
+        let access_log = AccessLogOptions::default();
+        Self { workers, address: None, limits: Limits::of_this_process(), access_log }
     }
 }
 
@@ -91,13 +97,14 @@ impl Proxy {
         meters: &Arc<TrafficMeters>,
         bound: Latch,
     ) -> io::Result<ProxyHandle> {
+        let access_log = AccessLog::start(options.access_log, meters.clone())?;
         let (admission, tls) = (Admission::new(&options.limits), Arc::<Made>::default());
         let (mut workers, mut ends) = (Vec::new(), JoinSet::new());
         for number in 0..options.workers.get() {
-            let (reader, limits) = (reader.clone(), options.limits.clone());
+            let (reader, limits, sink) = (reader.clone(), options.limits.clone(), access_log.sink());
             let (admission, tls, meters) = (admission.clone(), tls.clone(), meters.clone());
             let (commands, ended) =
-                spawn_worker(number, move || Worker::new(reader, limits, admission, tls, meters))?;
+                spawn_worker(number, move || Worker::new(reader, limits, admission, tls, meters, sink))?;
             workers.push(commands);
             ends.spawn(ended);
         }
@@ -110,7 +117,7 @@ impl Proxy {
             bound: Some(bound),
         };
         let binder = tokio::spawn(binder.run(stopped));
-        Ok(ProxyHandle { workers, ends, binder, stop })
+        Ok(ProxyHandle { workers, ends, binder, stop, access_log })
     }
 }
 
@@ -121,6 +128,7 @@ pub struct ProxyHandle {
     ends: JoinSet<Result<(), oneshot::error::RecvError>>,
     binder: tokio::task::JoinHandle<()>,
     stop: oneshot::Sender<()>,
+    access_log: AccessLog,
 }
 
 impl ProxyHandle {
@@ -131,6 +139,11 @@ impl ProxyHandle {
             // It ends by itself only when nobody publishes any more, which is no failure of ours.
             Err(_) = &mut self.binder => WorkerLost,
         }
+    }
+
+    /// Opens the file of the access log anew, because somebody moved it away.
+    pub fn reopen_access_log(&self) {
+        self.access_log.reopen();
     }
 
     /// Stops accepting, answers what is under way with `Connection: close` and ends the workers, within
@@ -150,6 +163,7 @@ impl ProxyHandle {
             total += cut.await.unwrap_or(0);
         }
         while self.ends.join_next().await.is_some() {}
+        self.access_log.finish().await;
         total
     }
 }
@@ -197,7 +211,8 @@ mod tests {
         });
         let mut ends = JoinSet::new();
         ends.spawn(ended);
-        let mut handle = ProxyHandle { workers: vec![commands], ends, binder, stop };
+        let access_log = AccessLog::start(AccessLogOptions::default(), Arc::default()).unwrap();
+        let mut handle = ProxyHandle { workers: vec![commands], ends, binder, stop, access_log };
         assert_eq!(handle.failed().await, WorkerLost);
         assert_eq!(handle.drain(Duration::ZERO).await, 0);
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::account::Account;
 use super::client::{Client, Expiry};
 use super::filter::{self, Admitted};
 use super::headers;
@@ -95,7 +96,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// A connection to the best backend that was not tried: one that rested, unless a new one is needed.
-    pub(super) async fn reach(&mut self) -> Result<Reached, ProxyError> {
+    pub(super) async fn reach(&mut self, account: &mut Account) -> Result<Reached, ProxyError> {
         loop {
             let renews = self.same.is_some();
             let choose = || self.pool.choose(self.key, &self.tried, self.begun);
@@ -106,14 +107,19 @@ impl<'a> Delivery<'a> {
             }
             match slot.connect(self.pool.snapshot.pool.timeouts.connect).await {
                 Ok(upstream) => return Ok(Reached::new(slot, upstream)),
-                Err(reason) => self.retry(reason, ProxyError::ConnectFailed)?,
+                Err(reason) => self.retry(reason, ProxyError::ConnectFailed, account)?,
             }
             self.tried.push(slot);
         }
     }
 
     /// What to tell the client after a failure, unless another try is in order.
-    pub(super) fn failed(&mut self, reached: Reached, failure: Failure) -> Result<(), ProxyError> {
+    pub(super) fn failed(
+        &mut self,
+        reached: Reached,
+        failure: Failure,
+        account: &mut Account,
+    ) -> Result<(), ProxyError> {
         match failure {
             Failure::Late(error) => Err(error),
             Failure::BadBody => Err(ProxyError::BadBody),
@@ -124,22 +130,27 @@ impl<'a> Delivery<'a> {
             // It was closed while it rested, most likely.
             Failure::Upstream(Fault::Lost { .. }) if reached.upstream.was_used() => {
                 self.same = Some(reached.slot);
-                self.retry(RetryReason::Stale, ProxyError::Lost)
+                self.retry(RetryReason::Stale, ProxyError::Lost, account)
             }
             Failure::Upstream(Fault::Lost { .. }) => {
                 self.tried.push(reached.slot);
-                self.retry(RetryReason::Lost, ProxyError::Lost)
+                self.retry(RetryReason::Lost, ProxyError::Lost, account)
             }
         }
     }
 
     /// Counts a further try, if one is left; the error of the last one otherwise.
-    fn retry(&mut self, reason: RetryReason, error: ProxyError) -> Result<(), ProxyError> {
+    fn retry(
+        &mut self,
+        reason: RetryReason,
+        error: ProxyError,
+        account: &mut Account,
+    ) -> Result<(), ProxyError> {
         if self.tries_left == 0 {
             return Err(error);
         }
         self.last_error = error;
-        self.pool.home.meters.retry(reason);
+        account.retry(reason);
         Ok(())
     }
 }

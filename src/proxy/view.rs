@@ -1,19 +1,20 @@
 //! Owns a worker thread's own view of the snapshot: counted without atomics, with the connections of
 //! each place's backend at hand. It is made anew when another snapshot is published, pool by pool.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::access_log::{Entry, Recorder};
 use super::entry::Entrance;
 use super::filter::Admitted;
 use super::limits::MAX_CANDIDATES_SEEN;
 use super::tls::{Made, PortContracts, Security};
 use super::upstream::{Backends, Slot};
 use crate::balance::assignment::Place;
-use crate::balance::pool::PoolId;
+use crate::balance::pool::{PoolId, Sample};
 use crate::balance::routes::Routes;
 use crate::balance::snapshot::{PoolSnapshot, Port, Snapshot};
 use crate::balance::tls::CaBundle;
@@ -22,13 +23,25 @@ use crate::metrics::{PoolMeters, TrafficMeters};
 /// What outlives snapshots: a pool's counters and connections on this thread.
 #[derive(Debug)]
 pub(super) struct Home {
+    pub(super) id: PoolId,
     pub(super) meters: Arc<PoolMeters>,
     pub(super) backends: Backends,
+    pub(super) recorder: Rc<Recorder>,
+    /// Which requests get a line in the access log, as the pool was last seen.
+    logged: Cell<Option<Sample>>,
 }
 
 impl Home {
-    pub(super) fn new(id: &PoolId, meters: &TrafficMeters) -> Self {
-        Self { meters: meters.pool(id), backends: Backends::default() }
+    pub(super) fn new(id: &PoolId, meters: &TrafficMeters, recorder: &Rc<Recorder>) -> Self {
+        let (id, meters, recorder) = (id.clone(), meters.pool(id), recorder.clone());
+        Self { id, meters, backends: Backends::default(), recorder, logged: Cell::new(None) }
+    }
+
+    /// What is to be kept of a request for its line in the access log, if it gets one.
+    #[inline]
+    pub(super) fn entry(&self, of_request: impl FnOnce() -> Entry) -> Option<Box<Entry>> {
+        let sample = self.logged.get()?;
+        self.recorder.draws(sample).then(|| Box::new(of_request()))
     }
 }
 
@@ -138,6 +151,7 @@ pub(super) struct PoolView {
 
 impl PoolView {
     fn new(snapshot: Arc<PoolSnapshot>, home: Rc<Home>, tls: &Made) -> Self {
+        home.logged.set(snapshot.pool.access_log);
         let slots = RefCell::new(vec![None; snapshot.places.len()].into());
         let groups = snapshot.pool.groups.iter().filter(|group| group.tls.is_some());
         let security = groups.map(|it| (it.name.clone(), tls.security(it.tls.as_ref()))).collect();

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
+use super::access_log::{Recorder, Sink};
 use super::admission::Admission;
 use super::client::Client;
 use super::connection;
@@ -45,6 +46,7 @@ pub(super) struct Worker {
     pub(super) meters: Arc<TrafficMeters>,
     /// Borrowed for a step and never across an await.
     pub(super) scratch: RefCell<Scratch>,
+    recorder: Rc<Recorder>,
     reader: Reader,
     limits: Limits,
     admission: Arc<Admission>,
@@ -69,10 +71,12 @@ impl Worker {
         admission: Arc<Admission>,
         tls: Arc<Made>,
         meters: Arc<TrafficMeters>,
+        sink: Sink,
     ) -> Self {
         Self {
             meters,
             scratch: RefCell::default(),
+            recorder: Rc::new(Recorder::new(sink)),
             reader,
             limits,
             admission,
@@ -174,7 +178,9 @@ impl Worker {
 
     async fn welcome(self: &Rc<Self>, port: u16, accepted: io::Result<(TcpStream, SocketAddr)>) {
         match accepted {
-            Ok((stream, peer)) => self.admit(port, stream, peer.ip().to_canonical()),
+            Ok((stream, peer)) => {
+                self.admit(port, stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()))
+            }
             // The client gave up before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -185,8 +191,8 @@ impl Worker {
         }
     }
 
-    fn admit(self: &Rc<Self>, port: u16, stream: TcpStream, ip: IpAddr) {
-        let ticket = match self.admission.enter(ip) {
+    fn admit(self: &Rc<Self>, port: u16, stream: TcpStream, peer: SocketAddr) {
+        let ticket = match self.admission.enter(peer.ip()) {
             Ok(ticket) => ticket,
             Err(limit) => return self.meters.refuse(limit),
         };
@@ -194,7 +200,7 @@ impl Worker {
         let Some(served) = view.port(port) else { return };
         let (home, entrance) = (served.home().clone(), served.entrance().clone());
         self.set_clock(Instant::now());
-        let client = Rc::new(Client::new(ip, port, home, self.clock.clone()));
+        let client = Rc::new(Client::new(peer, port, home, self.clock.clone()));
         self.clients.borrow_mut().push(Rc::downgrade(&client));
         self.busy.notify_one();
         let worker = self.clone();
@@ -234,6 +240,7 @@ impl Worker {
     /// Whether there is anything left to look after.
     fn tick(&self, now: Instant) -> bool {
         self.set_clock(now);
+        self.recorder.flush();
         self.clients.borrow_mut().retain(|client| {
             let client = client.upgrade();
             client.iter().for_each(|client| client.tick(now, &self.limits, self.draining.get()));
@@ -304,7 +311,7 @@ impl Worker {
     }
 
     fn home(&self, id: &PoolId) -> Rc<Home> {
-        let make = || Rc::new(Home::new(id, &self.meters));
+        let make = || Rc::new(Home::new(id, &self.meters, &self.recorder));
         self.homes.borrow_mut().entry(id.clone()).or_insert_with(make).clone()
     }
 }

@@ -254,7 +254,7 @@ mod tests {
             "/spec/boundedLoad",
             json!(1.25),
             &[
-                "spec.boundedLoad: unknown field; the fields here are algorithm, backends, health, listeners, timeouts",
+                "spec.boundedLoad: unknown field; the fields here are accessLog, algorithm, backends, health, listeners, timeouts",
             ],
         );
         check(

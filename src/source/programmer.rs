@@ -394,6 +394,7 @@ mod tests {
             readiness: Readiness::Require,
             drain_timeout: Duration::from_secs(60),
             timeouts: Timeouts::default(),
+            access_log: None,
         }
     }
 

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use super::tls::Secured;
 use crate::balance::backend::{self, BackendId, Lineage, Member, State, Weight};
 use crate::balance::key::KeySource;
-use crate::balance::pool::{self, Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness};
+use crate::balance::pool::{self, Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness, Sample};
 use crate::balance::routes::{HostPattern, Match, PathPrefix};
 use crate::balance::table::prime;
 use crate::crd::duration::DurationText;
@@ -106,6 +106,7 @@ pub fn pool(resource: &LoadBalancerPool) -> Result<Translated, Vec<FieldError>> 
             readiness: readiness(spec.health.readiness),
             drain_timeout: drain_timeout(spec, &mut errors),
             timeouts: timeouts(spec, &mut errors),
+            access_log: access_log(spec, &mut errors),
         }),
         backends: backends(spec, &mut errors),
         secured: secured(spec, &mut errors),
@@ -348,6 +349,15 @@ fn timeouts(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> pool::Timeouts 
     pool::Timeouts { connect, request: (!request.is_zero()).then_some(request) }
 }
 
+fn access_log(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Option<Sample> {
+    let sample = spec.access_log.as_ref()?.sample;
+    if !(0.0..=1.0).contains(&sample) {
+        let reason = format!("{sample} is no share; use 0 to 1, such as 0.01 for one request of a hundred");
+        errors.add("spec.accessLog.sample", reason);
+    }
+    Sample::of(sample)
+}
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn duration(path: &str, text: &DurationText, most: Duration, errors: &mut Errors) -> Duration {
@@ -542,6 +552,7 @@ mod tests {
         assert_eq!(it.hash_on, [KeySource::ClientIp]);
         assert_eq!(it.drain_timeout, Duration::from_secs(60));
         assert_eq!(it.timeouts, pool::Timeouts::default());
+        assert_eq!(it.access_log, None);
         let service = BackendSource::Service {
             group: "stable".into(),
             service: "web".into(),
@@ -686,6 +697,28 @@ mod tests {
                 ),
                 ("spec.listeners[0].tls.clientCAFile", "stands beside clientCA; put both bundles into one"),
             ],
+        );
+    }
+
+    #[test]
+    fn an_access_log_is_of_all_requests_or_of_a_share_of_them() {
+        for (written, sample) in [
+            (json!({}), Sample::of(1.0)),
+            (json!({"sample": 1}), Sample::of(1.0)),
+            (json!({"sample": 0.25}), Sample::of(0.25)),
+            (json!({"sample": 0}), None),
+        ] {
+            let mut spec = good();
+            spec["accessLog"] = written;
+            assert_eq!(pool(&resource(spec.clone())).unwrap().pool.access_log, sample, "{spec}");
+        }
+        check(
+            "/accessLog",
+            json!({"sample": 1.5}),
+            &[(
+                "spec.accessLog.sample",
+                "1.5 is no share; use 0 to 1, such as 0.01 for one request of a hundred",
+            )],
         );
     }
 

@@ -6,6 +6,7 @@
 mod authority;
 mod stage;
 
+mod access_log;
 mod bodies;
 mod drain;
 mod exchange;

@@ -11,7 +11,7 @@ use guideway::balance::assignment::Assignment;
 use guideway::balance::backend::{Backend as Target, State};
 use guideway::balance::key::KeySource;
 use guideway::balance::pool::{
-    Fill, Group, Listener, Manner, Pool, PoolId, ProxyProtocol, Readiness as PodReadiness, Timeouts,
+    Fill, Group, Listener, Manner, Pool, PoolId, ProxyProtocol, Readiness as PodReadiness, Sample, Timeouts,
 };
 use guideway::balance::routes::Match;
 use guideway::balance::snapshot::{MemberView, PoolSnapshot, PortShares, PortTls, Shares, Snapshot};
@@ -19,7 +19,7 @@ use guideway::balance::table::{SeatLoad, TableBuilder};
 use guideway::balance::tls::BackendTls;
 use guideway::handoff::{BindState, BindingsReader, Publisher, bindings, handoff};
 use guideway::metrics::Metrics;
-use guideway::proxy::{Limits, Proxy, ProxyHandle, ProxyOptions};
+use guideway::proxy::{AccessLogOptions, Limits, Proxy, ProxyHandle, ProxyOptions};
 use guideway::readiness::Readiness;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -55,6 +55,9 @@ pub(crate) struct Setup {
     pub(crate) proxy_protocol: ProxyProtocol,
     pub(crate) tls: Option<PortTls>,
     pub(crate) backend_tls: Option<Arc<BackendTls>>,
+    /// Of the pool.
+    pub(crate) logged: Option<Sample>,
+    pub(crate) access_log: AccessLogOptions,
 }
 
 impl Default for Setup {
@@ -70,6 +73,8 @@ impl Default for Setup {
             proxy_protocol: ProxyProtocol::Off,
             tls: None,
             backend_tls: None,
+            logged: None,
+            access_log: AccessLogOptions::default(),
         }
     }
 }
@@ -91,10 +96,16 @@ impl Stage {
             workers: NonZeroUsize::new(setup.workers).unwrap(),
             address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             limits: setup.limits,
+            access_log: setup.access_log,
         };
         let bound = readiness.latch("listeners bound");
         let proxy = Proxy::start(options, reader, writer, metrics.traffic(), bound).unwrap();
-        let mut pool = pool(port, setup.timeouts, setup.drain_timeout);
+        let mut pool = Pool {
+            timeouts: setup.timeouts,
+            drain_timeout: setup.drain_timeout,
+            access_log: setup.logged,
+            ..pool(port)
+        };
         pool.groups[0].tls = setup.backend_tls;
         let (proxy_protocol, tls) = (setup.proxy_protocol, setup.tls);
         let mut stage = Self {
@@ -214,7 +225,7 @@ impl Stage {
     }
 }
 
-fn pool(port: u16, timeouts: Timeouts, drain_timeout: Duration) -> Pool {
+fn pool(port: u16) -> Pool {
     Pool {
         id: PoolId::new("shop", "web"),
         created_ms: 0,
@@ -230,8 +241,9 @@ fn pool(port: u16, timeouts: Timeouts, drain_timeout: Duration) -> Pool {
         fill: Fill::Seats,
         hash_on: vec![KeySource::Header("x-key".into()), KeySource::ClientIp],
         readiness: PodReadiness::Require,
-        drain_timeout,
-        timeouts,
+        drain_timeout: PATIENCE,
+        timeouts: Timeouts::default(),
+        access_log: None,
     }
 }
 

@@ -119,6 +119,11 @@ impl Slot {
         }
     }
 
+    /// Who it is.
+    pub(super) fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
     /// Takes the connection that rested last, if any is still open. `certain` for requests that cannot
     /// be repeated.
     pub(super) fn take_resting(&self, certain: bool) -> Option<Upstream> {
