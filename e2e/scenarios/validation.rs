@@ -20,56 +20,7 @@ struct Spoiled {
 }
 
 pub(super) async fn bad_pools_are_refused(test: &Test) -> Result<Verdict> {
-    let spoiled = [
-        Spoiled {
-            pointer: "/spec/listeners/0/port",
-            value: json!(70_000),
-            field: "spec.listeners[0].port",
-            reason: "65535",
-        },
-        Spoiled {
-            pointer: "/spec/listeners",
-            value: json!([]),
-            field: "spec.listeners",
-            reason: "at least 1",
-        },
-        Spoiled {
-            pointer: "/spec/algorithm/tableSize",
-            value: json!(65_536),
-            field: "spec.algorithm.tableSize",
-            reason: "not a prime",
-        },
-        Spoiled {
-            pointer: "/spec/algorithm/type",
-            value: json!("Magic"),
-            field: "spec.algorithm.type",
-            reason: "Unsupported value",
-        },
-        Spoiled {
-            pointer: "/spec/algorithm/hashOn",
-            value: json!([{"type": "Header"}]),
-            field: "spec.algorithm.hashOn[0]",
-            reason: "need a name",
-        },
-        Spoiled {
-            pointer: "/spec/backends/0/weight",
-            value: json!(0),
-            field: "spec.backends",
-            reason: "weight above 0",
-        },
-        Spoiled {
-            pointer: "/spec/backends/0/endpoints",
-            value: json!([{"address": "192.0.2.1", "port": 80}]),
-            field: "spec.backends[0]",
-            reason: "exactly one of service and endpoints",
-        },
-        Spoiled {
-            pointer: "/spec/timeouts/connect",
-            value: json!("soon"),
-            field: "spec.timeouts.connect",
-            reason: "soon",
-        },
-    ];
+    let spoiled = spoiled();
     let count = spoiled.len();
     for case in spoiled {
         let message = refusal(test, &case).await?;
@@ -87,6 +38,37 @@ pub(super) async fn bad_pools_are_refused(test: &Test) -> Result<Verdict> {
         "{count} bad pools refused, each with its field and the reason; the good one is accepted"
     ));
     Ok(Verdict::Passed)
+}
+
+fn spoiled() -> Vec<Spoiled> {
+    let spoiled = |pointer, value, field, reason| Spoiled { pointer, value, field, reason };
+    vec![
+        spoiled("/spec/listeners/0/port", json!(70_000), "spec.listeners[0].port", "65535"),
+        spoiled("/spec/listeners", json!([]), "spec.listeners", "at least 1"),
+        spoiled("/spec/listeners/0/protocol", json!("HTTPS"), "spec.listeners[0]", "HTTPS needs tls"),
+        spoiled(
+            "/spec/listeners/0/tls",
+            json!({"clientCA": {"name": "clients"}}),
+            "spec.listeners[0].tls",
+            "no certificate to show",
+        ),
+        spoiled("/spec/algorithm/tableSize", json!(65_536), "spec.algorithm.tableSize", "not a prime"),
+        spoiled("/spec/algorithm/type", json!("Magic"), "spec.algorithm.type", "Unsupported value"),
+        spoiled(
+            "/spec/algorithm/hashOn",
+            json!([{"type": "Header"}]),
+            "spec.algorithm.hashOn[0]",
+            "need a name",
+        ),
+        spoiled("/spec/backends/0/weight", json!(0), "spec.backends", "weight above 0"),
+        spoiled(
+            "/spec/backends/0/endpoints",
+            json!([{"address": "192.0.2.1", "port": 80}]),
+            "spec.backends[0]",
+            "exactly one of service and endpoints",
+        ),
+        spoiled("/spec/timeouts/connect", json!("soon"), "spec.timeouts.connect", "soon"),
+    ]
 }
 
 fn good_pool(test: &Test) -> Value {

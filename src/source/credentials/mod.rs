@@ -143,7 +143,7 @@ pub fn certificate(chain: &[u8], key: &[u8], ocsp: Option<&[u8]>) -> Result<Chec
 
 /// The authorities in `pem`, at least one.
 pub fn authorities(pem: &[u8]) -> Result<CaBundle, Vec<Fault>> {
-    let roots = certificates(pem, AUTHORITIES_MAX, |der| anchor_from_trusted_cert(der).map(drop));
+    let roots = certificates(pem, AUTHORITIES_MAX, |_, der| anchor_from_trusted_cert(der).map(drop));
     roots.map(|roots| CaBundle { roots }).map_err(|reason| vec![Fault { part: Part::Authorities, reason }])
 }
 
@@ -151,15 +151,19 @@ fn told<T>(part: Part, result: Result<T, Reason>, faults: &mut Vec<Fault>) -> Op
     result.map_err(|reason| faults.push(Fault { part, reason })).ok()
 }
 
+/// Of the certificates behind the first it is enough that they are some: clients read old ones that we would not.
 fn read_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Reason> {
-    certificates(pem, CHAIN_MAX, |der| EndEntityCert::try_from(der).map(drop))
+    certificates(pem, CHAIN_MAX, |number, der| match number {
+        1 => EndEntityCert::try_from(der).map(drop),
+        _ => anchor_from_trusted_cert(der).map(drop),
+    })
 }
 
 /// All certificates in `pem`, if `check` finds nothing wrong with any.
 fn certificates(
     pem: &[u8],
     most: usize,
-    check: impl Fn(&CertificateDer<'static>) -> Result<(), webpki::Error>,
+    check: impl Fn(usize, &CertificateDer<'static>) -> Result<(), webpki::Error>,
 ) -> Result<Vec<CertificateDer<'static>>, Reason> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let all = all.map_err(|_| Reason::DamagedPem)?;
@@ -170,7 +174,7 @@ fn certificates(
         _ => {}
     }
     for (number, der) in (1..).zip(&all) {
-        check(der).map_err(|error| Reason::BadCertificate { number, error })?;
+        check(number, der).map_err(|error| Reason::BadCertificate { number, error })?;
     }
     Ok(all)
 }

@@ -80,6 +80,29 @@ fn a_chain_is_kept_in_its_order() {
     );
 }
 
+/// Version 1 of X.509, as some authorities that are still in use have it.
+const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBIjCByQIUDa+6Ad9q0xGyW8XGZk67GBcrvjEwCgYIKoZIzj0EAwIwEzERMA8G
+A1UEAwwIb2xkIHJvb3QwIBcNMjYxMTIxMjE0MjM5WhgPMjEyNjEwMjgyMTQyMzla
+MBMxETAPBgNVBAMMCG9sZCByb290MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE
+3lxYE2oymLJj264cRTk6+atMrsfB7L4CGfzV+pjrVf4uNqb+O+SP+2nvBhQGgVLs
+VHz2fZlYl9EqrLBt7p+tpTAKBggqhkjOPQQDAgNIADBFAiEAmQCpAARgxX367bfR
+lr7egrXB2EubVgGtNnimWeRlT1UCIEYIgr2+lBEsi+6sPEpSr0Pxu9BZodU0eHYM
+kCuei38S
+-----END CERTIFICATE-----
+";
+
+#[test]
+fn a_chain_may_end_in_a_certificate_of_old() {
+    let good = pair(&["a.test"]);
+    let old = Pair { chain: good.chain.clone() + VERSION_1, ..good.clone() };
+    assert_eq!(read(&old).unwrap().certificate.chain.len(), 2);
+    let junk = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+    let damaged = Pair { chain: good.chain + junk, ..old };
+    assert!(faults(read(&damaged))[0].starts_with("tls.crt: certificate 2 of it cannot be used: "));
+}
+
 #[test]
 fn a_key_must_belong_to_its_certificate() {
     let (one, other) = (pair(&["a.test"]), pair(&["a.test"]));

@@ -197,8 +197,9 @@ impl Controller {
     fn build_tables(&mut self) {
         let mut drained = self.index.drain();
         let changes = drained.iter_mut().flat_map(|pool| std::mem::take(&mut pool.changes)).collect();
-        let named = self.index.named_secrets();
-        self.wires.secrets.send_if_modified(|before| std::mem::replace(before, named.clone()) != named);
+        if let Some(named) = self.index.newly_named_secrets() {
+            self.wires.secrets.send_replace(named);
+        }
         self.program(changes, &drained);
         self.throttle.built(Instant::now());
         for pool in &drained {

@@ -27,7 +27,7 @@ pub(super) struct Index {
     rooms: BTreeMap<Arc<str>, Room>,
     dirty: BTreeMap<PoolId, Dirt>,
     guard: Guard,
-    /// The Secrets that pools name, as of the last `named_secrets`.
+    /// The Secrets that pools name, as told last.
     named: Named,
     /// How many Secrets came to be named so far.
     namings: u64,
@@ -213,8 +213,9 @@ impl Index {
         dirty.into_iter().map(drain).collect()
     }
 
-    /// The Secrets that pools name, after a `drain`. What is known of others is forgotten.
-    pub(super) fn named_secrets(&mut self) -> Named {
+    /// The Secrets that pools name, after a `drain`, if these are others than the last time. What is known of Secrets
+    /// that none names any more is forgotten.
+    pub(super) fn newly_named_secrets(&mut self) -> Option<Named> {
         let mut named = Named::new();
         for (namespace, room) in &mut self.rooms {
             let names: BTreeSet<&Arc<str>> = room.pools.values().flat_map(PoolEntry::secrets).collect();
@@ -228,8 +229,11 @@ impl Index {
                 named.insert(key, number);
             }
         }
+        if named == self.named {
+            return None;
+        }
         self.named.clone_from(&named);
-        named
+        Some(named)
     }
 
     /// A pool as it stands after the last `drain`.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use super::super::join::Problem;
 use super::super::keyring::{Look, Miss};
+use super::super::secrets::Named;
 use super::super::watch::Event;
 use super::api_server::{ApiServer, Fault};
 use super::fixtures::*;
@@ -87,7 +89,8 @@ async fn unresolved(server: &ApiServer, reason: &str, words: &str) {
 #[tokio::test(start_paused = true)]
 async fn a_new_certificate_is_in_use_within_two_seconds_and_the_same_is_no_news() {
     let server = secure_shop(&["shop-tls"]).await;
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["one.test"])));
+    let first = tls_secret("shop-tls", &pair(&["one.test"]));
+    server.put("secrets", &first);
     let replica = Replica::start(&server, "a");
     replica.shows(&["one.test"]).await;
     resolved(&server).await;
@@ -97,6 +100,10 @@ async fn a_new_certificate_is_in_use_within_two_seconds_and_the_same_is_no_news(
     assert_eq!(server.asked("get", "secrets"), 1, "a key crosses the wire once");
     let looks = server.asked("look", "secrets") - looks;
     assert!((20..=27).contains(&looks), "{looks} looks in 20 s");
+    server.put("secrets", &first);
+    sleep(ROTATION).await;
+    assert_eq!(server.asked("get", "secrets"), 2, "another version of it");
+    assert!(Arc::ptr_eq(&terms, &replica.terms().unwrap()), "with the same in it");
     for name in ["two.test", "three.test"] {
         server.put("secrets", &tls_secret("shop-tls", &pair(&[name])));
         let took = replica.shows(&[name]).await;
@@ -319,11 +326,12 @@ async fn a_listener_that_asks_clients_for_certificates_is_not_open_without_an_au
 fn a_secret_named_anew_is_looked_at_anew_although_nobody_saw_it_go() {
     let mut bench = Bench::new();
     bench.pool(&tls_pool(&["shop-tls"]));
-    let first = bench.index.named_secrets();
+    let first = bench.index.newly_named_secrets().unwrap();
+    assert_eq!(bench.index.newly_named_secrets(), None);
     bench.pool(&pool());
-    bench.index.named_secrets();
+    assert_eq!(bench.index.newly_named_secrets(), Some(Named::new()));
     bench.pool(&tls_pool(&["shop-tls"]));
-    let second = bench.index.named_secrets();
+    let second = bench.index.newly_named_secrets().unwrap();
     assert!(first.keys().eq(second.keys()));
     assert_ne!(first, second);
 }
@@ -336,5 +344,5 @@ fn a_look_that_comes_too_late_is_nobodys() {
     assert!(bench.tell(Event::Secret(look)).is_empty());
     bench.pool(&tls_pool(&["shop-tls"]));
     let entry = bench.index.pool(&web()).unwrap();
-    assert!(entry.problems.iter().all(super::super::join::Problem::is_pending), "{:?}", entry.problems);
+    assert!(entry.problems.iter().all(Problem::is_pending), "{:?}", entry.problems);
 }
