@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::ports::{self, PortProbe};
 use super::reading::{Found, Place, Problem, Reading};
-use crate::balance::pool::PoolId;
+use crate::balance::pool::{Pool, PoolId};
 use crate::source::programmer::{Change, PoolFacts};
 use crate::source::translate::{BackendSource, Translated};
 
@@ -77,6 +77,11 @@ impl Catalog {
         outcome.changes.extend(removed);
         outcome.problems.sort();
         outcome
+    }
+
+    /// The pools in force.
+    pub(super) fn in_force(&self) -> BTreeMap<PoolId, Arc<Pool>> {
+        self.pools.iter().map(|(id, held)| (id.clone(), held.translated.pool.clone())).collect()
     }
 
     /// Says whether a pool is in force.

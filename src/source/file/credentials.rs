@@ -1,13 +1,14 @@
 //! Owns what the pools of files show and trust: Secrets that stand in the same files, and files of PEM beside them. A
 //! pool that names a bad one is wrong as a whole, as with any other mistake: it stays as it last was.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::folder::Credentials;
 use super::reading::{Found, Place, Problem, Reading};
 use super::secrets::SecretDocument;
+use crate::balance::pool::{Pool, PoolId};
 use crate::balance::tls::{CaBundle, Certificate, TlsTerms};
 use crate::crd::tls::CertificateFiles;
 use crate::source::credentials::{self, Checked, Fault, Part, Reason, SecretCredentials};
@@ -37,26 +38,28 @@ fn resolve(found: &Found, path: &str) -> PathBuf {
     found.place.file.parent().unwrap_or(Path::new("")).join(path)
 }
 
-/// Gives the pools of these readings the terms of TLS that they ask for, or their mistakes. `now`, in seconds since the
-/// UNIX epoch, tells which certificates expired.
-pub(super) fn equip(readings: &mut [&mut Reading], files: &Credentials, target: Target, now: u64) {
+/// What pools are equipped with, beside the Secrets in their files.
+pub(super) struct Means<'a> {
+    /// The files that the pools name.
+    pub(super) files: &'a Credentials,
+    pub(super) target: Target,
+    /// Tells which certificates expired; in seconds since the UNIX epoch.
+    pub(super) now: u64,
+    /// The pools in force, whose terms are used again where they are equal.
+    pub(super) in_force: &'a BTreeMap<PoolId, Arc<Pool>>,
+}
+
+/// Gives the pools of these readings the terms of TLS that they ask for, or their mistakes.
+pub(super) fn equip(readings: &mut [&mut Reading], means: &Means<'_>) {
     let secrets: Vec<SecretDocument> =
         readings.iter_mut().flat_map(|reading| std::mem::take(&mut reading.secrets)).collect();
     let mut used = BTreeSet::new();
     for reading in readings.iter_mut() {
         for found in &mut reading.pools {
             let Ok(translated) = &found.outcome else { continue };
-            let mut fitter = Fitter {
-                found,
-                secrets: &secrets,
-                files,
-                target,
-                now,
-                problems: Vec::new(),
-                remarks: Vec::new(),
-                used: &mut used,
-            };
-            let pool = translated.equipped(None, |secured| fitter.terms(secured));
+            let (problems, remarks) = (Vec::new(), Vec::new());
+            let mut fitter = Fitter { found, secrets: &secrets, means, problems, remarks, used: &mut used };
+            let pool = translated.equipped(means.in_force.get(&found.id), |secured| fitter.terms(secured));
             let Fitter { mut problems, remarks, .. } = fitter;
             reading.remarks.extend(remarks);
             if problems.is_empty() {
@@ -76,9 +79,7 @@ pub(super) fn equip(readings: &mut [&mut Reading], files: &Credentials, target: 
 struct Fitter<'a> {
     found: &'a Found,
     secrets: &'a [SecretDocument],
-    files: &'a Credentials,
-    target: Target,
-    now: u64,
+    means: &'a Means<'a>,
     problems: Vec<Problem>,
     remarks: Vec<Problem>,
     /// Places of the Secrets that pools name.
@@ -106,7 +107,7 @@ impl<'a> Fitter<'a> {
             Some(ClientCaSource::File(file)) => self.of_file(&format!("{path}.clientCAFile"), file),
             None => None,
         };
-        match self.target {
+        match self.means.target {
             Target::Standalone => secured.terms(certificates, client_ca),
             // The cluster has the Secrets that are missing here. Nobody serves what is only looked at.
             Target::Cluster => Some(TlsTerms { certificates, min_version: secured.min_version, client_ca }),
@@ -136,7 +137,7 @@ impl<'a> Fitter<'a> {
                 return None;
             }
             [] => {
-                if self.target == Target::Standalone {
+                if self.means.target == Target::Standalone {
                     let reason = format!(
                         "there is no Secret {name} in namespace {namespace} of these files; add it, or name files in \
                          its place"
@@ -188,7 +189,7 @@ impl<'a> Fitter<'a> {
 
     fn read(&self, part: Part, path: &str) -> Result<&'a [u8], Fault> {
         let fault = |reason: &Arc<str>| Fault { part, reason: Reason::Unreadable(reason.clone()) };
-        match self.files.get(&resolve(self.found, path)) {
+        match self.means.files.get(&resolve(self.found, path)) {
             Some(Ok(bytes)) => Ok(bytes),
             Some(Err(reason)) => Err(fault(reason)),
             None => Err(fault(&"it was not looked for".into())),
@@ -197,7 +198,7 @@ impl<'a> Fitter<'a> {
 
     /// The certificate of a pool, with a remark if clients will not take it.
     fn shown(&mut self, field: &str, checked: &Checked) -> Arc<Certificate> {
-        if let Some(remark) = checked.validity.remark(self.now) {
+        if let Some(remark) = checked.validity.remark(self.means.now) {
             let (place, field) = (self.found.place_of(field), field.into());
             self.remarks.push(Problem { place, field, reason: format!("the certificate {remark}") });
         }
@@ -216,8 +217,6 @@ impl<'a> Fitter<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use k8s_openapi::ByteString;
 
     use super::super::reading;
@@ -251,7 +250,8 @@ mod tests {
             text.map(|it| Arc::from(it.as_bytes())).ok_or_else(|| "No such file".into())
         };
         let named = named_files(&readings).into_iter().map(|path| (path.clone(), content(&path))).collect();
-        equip(&mut readings.iter_mut().collect::<Vec<_>>(), &named, target, 1_800_000_000);
+        let means = Means { files: &named, target, now: 1_800_000_000, in_force: &BTreeMap::new() };
+        equip(&mut readings.iter_mut().collect::<Vec<_>>(), &means);
         readings
     }
 

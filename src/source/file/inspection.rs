@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::catalog::doubles;
-use super::credentials;
+use super::credentials::{self, Means};
 use super::folder::{self, Texts};
 use super::ports;
 use super::reading::{self, Found, Place, Problem, Reading};
@@ -43,7 +43,8 @@ pub fn inspect(paths: &[PathBuf], target: Target) -> Result<Inspection, Manifest
     };
     let mut readings: Vec<Reading> = paths.iter().flat_map(|path| texts(path)).map(read).collect();
     let files = folder::read_credentials(credentials::named_files(&readings));
-    credentials::equip(&mut readings.iter_mut().collect::<Vec<_>>(), &files, target, now());
+    let means = Means { files: &files, target, now: now(), in_force: &BTreeMap::new() };
+    credentials::equip(&mut readings.iter_mut().collect::<Vec<_>>(), &means);
     for reading in readings {
         inspection.problems.extend(reading.loose);
         inspection.remarks.extend(reading.remarks);

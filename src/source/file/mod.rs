@@ -203,7 +203,7 @@ impl FileSource {
         if self.last.as_deref() == Some(&picture) && !self.catalog.waits_for_port() {
             return;
         }
-        let readings = picture.equipped(now_ms() / 1000);
+        let readings = picture.equipped(&self.catalog.in_force(), now_ms() / 1000);
         let remarks = readings.values().flat_map(|reading| reading.remarks.iter().cloned()).collect();
         let outcome = self.catalog.update(readings, !picture.holds_files());
         self.tell(&outcome.problems);

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::credentials;
+use super::credentials::{self, Means};
 use super::folder::{self, Credentials, Texts};
 use super::reading::{self, Place, Problem, Reading};
+use crate::balance::pool::{Pool, PoolId};
 use crate::crd::manifest::ManifestError;
 use crate::source::admission::Admission;
 use crate::source::reach::Target;
@@ -58,10 +59,14 @@ impl Picture {
 
     /// What every file holds, its pools with the terms of TLS that they ask for. `now` is in seconds since the UNIX
     /// epoch.
-    pub(super) fn equipped(&self, now: u64) -> BTreeMap<Arc<Path>, Reading> {
+    pub(super) fn equipped(
+        &self,
+        in_force: &BTreeMap<PoolId, Arc<Pool>>,
+        now: u64,
+    ) -> BTreeMap<Arc<Path>, Reading> {
         let mut readings = BTreeMap::clone(&self.readings);
-        let all = &mut readings.values_mut().collect::<Vec<_>>();
-        credentials::equip(all, &self.credentials, Target::Standalone, now);
+        let means = Means { files: &self.credentials, target: Target::Standalone, now, in_force };
+        credentials::equip(&mut readings.values_mut().collect::<Vec<_>>(), &means);
         readings
     }
 }

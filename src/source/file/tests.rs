@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -16,6 +17,7 @@ use tracing::subscriber::DefaultGuard;
 use super::folder::Changes;
 use super::reading::tests::{pool, tls_pool};
 use super::{Error, Options, PortProbe, follow};
+use crate::balance::tls::TlsTerms;
 use crate::handoff::{BindState, BindingsWriter, Reader, bindings, handoff};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -81,12 +83,18 @@ impl Running {
         );
     }
 
+    /// The terms of every listener that speaks TLS.
+    fn terms(&self) -> Vec<Arc<TlsTerms>> {
+        let snapshot = self.reader.load();
+        let listeners = snapshot.pools().flat_map(|it| &it.pool.listeners);
+        listeners.filter_map(|it| it.tls.clone()).collect()
+    }
+
     /// Waits until certificates of exactly these names are shown.
     async fn shows(&mut self, names: &[&str]) {
         let shown = |running: &Self| -> Vec<String> {
-            let snapshot = running.reader.load();
-            let terms = snapshot.pools().flat_map(|it| &it.pool.listeners).filter_map(|it| it.tls.as_ref());
-            let certificates = terms.flat_map(|it| &it.certificates);
+            let terms = running.terms();
+            let certificates = terms.iter().flat_map(|it| &it.certificates);
             certificates.flat_map(|it| &it.names).map(ToString::to_string).collect()
         };
         let is_shown = async {
@@ -264,9 +272,15 @@ fn write_pair(folder: &Path, pair: &Pair) {
 async fn new_certificates_are_shown_and_a_bad_one_disturbs_nothing() {
     let (folder, certificates) = (folder(), folder());
     write_pair(certificates.path(), &pair(&["one.test"]));
-    let mut running = Running::start(&with_certificate(folder.path(), certificates.path()), None);
+    let file = with_certificate(folder.path(), certificates.path());
+    let mut running = Running::start(&file, None);
     running.serves(&[8443]).await;
     running.shows(&["one.test"]).await;
+    let terms = running.terms();
+    let moved = fs::read_to_string(&file).unwrap().replace("port: 8443", "port: 8444");
+    fs::write(&file, moved).unwrap();
+    running.serves(&[8444]).await;
+    assert!(Arc::ptr_eq(&terms[0], &running.terms()[0]), "clients keep their sessions");
     let two = pair(&["two.test"]);
     write_pair(certificates.path(), &two);
     running.shows(&["two.test"]).await;
