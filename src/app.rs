@@ -29,6 +29,8 @@ pub struct Options {
     pub workers: NonZeroUsize,
     /// Address the listeners bind; all addresses when absent.
     pub address: Option<IpAddr>,
+    /// Clients that are believed to say for whom a request is.
+    pub trusted_proxies: Vec<proxy::Network>,
     /// Where metrics and health are served.
     pub metrics_address: SocketAddr,
     /// Where the access log goes.
@@ -103,6 +105,7 @@ impl App {
             address: options.address,
             limits: Limits::of_this_process(),
             access_log: options.access_log,
+            trusted: options.trusted_proxies.into(),
         };
         let proxy = Proxy::start(proxy, reader.clone(), bindings, metrics.traffic(), ports)
             .context("the proxy cannot start")?;

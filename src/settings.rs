@@ -11,7 +11,7 @@ use clap::Args;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::crd::duration::DurationText;
-use crate::proxy::{AccessLogOptions, LineForm, LogTarget};
+use crate::proxy::{AccessLogOptions, LineForm, LogTarget, Network};
 
 /// The flags as written. Text, so that one bad value does not hide the next.
 #[derive(Args, Clone, Debug, Default)]
@@ -43,6 +43,11 @@ pub struct Flags {
     /// Open listeners on this address only, such as 127.0.0.1; without it on all
     #[arg(long, env = "GUIDEWAY_LISTEN_ADDRESS", value_name = "IP")]
     pub listen_address: Option<String>,
+
+    /// Believe X-Forwarded-For, -Proto and -Host of clients in these ranges, such as 10.0.0.0/8; several times, or with
+    /// commas. Without it nobody is believed
+    #[arg(long, env = "GUIDEWAY_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',')]
+    pub trusted_proxies: Vec<String>,
 
     /// Threads that carry traffic [default: one per core]
     #[arg(long, env = "GUIDEWAY_WORKERS", value_name = "N")]
@@ -88,6 +93,8 @@ pub struct Settings {
     pub workers: NonZeroUsize,
     /// Address the listeners bind; all addresses when absent.
     pub listen_address: Option<IpAddr>,
+    /// Clients that are believed to say for whom a request is.
+    pub trusted_proxies: Vec<Network>,
     /// Where metrics and health are served.
     pub metrics_address: SocketAddr,
     /// On SIGTERM, time to go on accepting.
@@ -165,6 +172,7 @@ impl Settings {
         let settings = Self {
             workers: workers(flags.workers.as_deref(), &mut mistakes),
             listen_address: listen_address(flags.listen_address.as_deref(), &mut mistakes),
+            trusted_proxies: trusted_proxies(&flags.trusted_proxies, &mut mistakes),
             metrics_address: metrics_address(flags.metrics_address.as_deref(), &mut mistakes),
             drain_delay: duration(
                 "drain-delay",
@@ -201,6 +209,7 @@ impl Flags {
             identity: set(self.identity),
             watch_namespace: self.watch_namespace.into_iter().filter(|name| !name.is_empty()).collect(),
             listen_address: set(self.listen_address),
+            trusted_proxies: self.trusted_proxies.into_iter().filter(|range| !range.is_empty()).collect(),
             workers: set(self.workers),
             metrics_address: set(self.metrics_address),
             drain_delay: set(self.drain_delay),
@@ -247,6 +256,14 @@ fn listen_address(text: Option<&str>, mistakes: &mut Mistakes) -> Option<IpAddr>
         mistakes.add("listen-address", reason);
     }
     address
+}
+
+fn trusted_proxies(texts: &[String], mistakes: &mut Mistakes) -> Vec<Network> {
+    let mut parse = |text: &String| {
+        let parsed = text.trim().parse::<Network>();
+        parsed.map_err(|wrong| mistakes.add("trusted-proxies", wrong.to_string())).ok()
+    };
+    texts.iter().filter_map(&mut parse).collect()
 }
 
 fn metrics_address(text: Option<&str>, mistakes: &mut Mistakes) -> SocketAddr {
@@ -429,6 +446,22 @@ mod tests {
             &["--access-log=/", "--access-log-format=xml"],
             "--access-log (GUIDEWAY_ACCESS_LOG): / is a folder; name a file in it\n\
              --access-log-format (GUIDEWAY_ACCESS_LOG_FORMAT): `xml` is no format; use text or json",
+        );
+    }
+
+    #[test]
+    fn trusted_proxies_are_ranges_and_add_up() {
+        let given = ["--trusted-proxies=10.0.0.0/8, 192.0.2.7", "--trusted-proxies", "2001:db8::/32"];
+        let ranges: Vec<_> =
+            settings(&given).unwrap().trusted_proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(ranges, ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]);
+        assert_eq!(settings(&[]).unwrap().trusted_proxies, []);
+        check(
+            &["--trusted-proxies=10.1.0.0/8,all"],
+            "--trusted-proxies (GUIDEWAY_TRUSTED_PROXIES): `10.1.0.0/8` is no range of addresses; it begins at \
+             10.0.0.0, so write 10.0.0.0/8\n\
+             --trusted-proxies (GUIDEWAY_TRUSTED_PROXIES): `all` is no range of addresses; write one such as \
+             10.0.0.0/8, 2001:db8::/32 or 192.0.2.7",
         );
     }
 

@@ -159,6 +159,7 @@ async fn ensure_free(port: u16) -> anyhow::Result<()> {
 
 async fn start(board: &Switchboard, flags: &Flags) -> anyhow::Result<App> {
     let mut app = App::start(Options {
+        trusted_proxies: Vec::new(),
         source: Source::File(file::Options { path: board.file(), state_dir: None }),
         workers: std::thread::available_parallelism()?,
         address: Some(LOOPBACK),

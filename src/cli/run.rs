@@ -69,6 +69,7 @@ fn options(settings: Settings) -> Options {
         source,
         workers: settings.workers,
         address: settings.listen_address,
+        trusted_proxies: settings.trusted_proxies,
         metrics_address: settings.metrics_address,
         access_log: settings.access_log,
         drain_delay: settings.drain_delay,

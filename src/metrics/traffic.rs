@@ -134,6 +134,8 @@ labels! {
         NoRoute = "no_route",
         /// The host asks other certificates of clients than the name the connection was opened for.
         Misdirected = "misdirected",
+        /// It passed through a Guideway too often.
+        Loop = "loop",
         /// The pool has no backend that may answer.
         NoBackend = "no_backend",
         /// No backend accepted a connection.

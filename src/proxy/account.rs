@@ -102,8 +102,8 @@ impl Account {
         let ended = if switched { Instant::now() } else { ended };
         self.home.recorder.record(&Line {
             time: Timestamp::now(),
-            client: self.client.ip(),
-            client_port: self.client.own_port().map(Into::into),
+            client: entry.on_behalf_of.unwrap_or(self.client.ip()),
+            client_port: self.client.own_port().filter(|_| entry.on_behalf_of.is_none()).map(Into::into),
             pool: &self.home.id,
             entry,
             backend: backend.map(Slot::backend),

@@ -11,7 +11,9 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::headers::{self, Scheme};
+use super::http1::RequestHead;
 use super::limits::Limits;
+use super::trust::{self, Hearsay, Network};
 use super::upstream::Slot;
 use super::view::Home;
 use crate::balance::tls::CaBundle;
@@ -69,6 +71,11 @@ pub(super) struct Client {
     own_port: Cell<Option<NonZeroU16>>,
     /// The lines that tell backends about it.
     forwarded: RefCell<Box<[u8]>>,
+    scheme: Cell<Scheme>,
+    /// Who is believed to say for whom a request is.
+    trusted: Rc<[Network]>,
+    /// It is one of those.
+    is_trusted: Cell<bool>,
     /// The pool of its latest request, for what is counted of it.
     home: RefCell<Rc<Home>>,
     clock: Rc<Cell<Instant>>,
@@ -96,7 +103,13 @@ pub(super) struct Carried {
 }
 
 impl Client {
-    pub(super) fn new(peer: SocketAddr, port: u16, home: Rc<Home>, clock: Rc<Cell<Instant>>) -> Self {
+    pub(super) fn new(
+        peer: SocketAddr,
+        port: u16,
+        home: Rc<Home>,
+        clock: Rc<Cell<Instant>>,
+        trusted: Rc<[Network]>,
+    ) -> Self {
         home.meters.connections.up();
         let (ip, now) = (peer.ip(), clock.get());
         Self {
@@ -105,6 +118,9 @@ impl Client {
             own_port: Cell::new(NonZeroU16::new(peer.port())),
             client_ca: OnceCell::new(),
             forwarded: RefCell::new(headers::forwarded(ip, Scheme::Http)),
+            scheme: Cell::new(Scheme::Http),
+            is_trusted: Cell::new(trust::is_trusted(ip, &trusted)),
+            trusted,
             home: RefCell::new(home),
             clock,
             phase: Cell::new(Phase::Idle),
@@ -135,11 +151,13 @@ impl Client {
     pub(super) fn identify(&self, ip: IpAddr) {
         self.ip.set(ip);
         self.own_port.set(None);
+        self.is_trusted.set(trust::is_trusted(ip, &self.trusted));
         *self.forwarded.borrow_mut() = headers::forwarded(ip, Scheme::Http);
     }
 
     /// It speaks TLS, and showed a certificate signed by one of `client_ca` where it was asked for one.
     pub(super) fn secure(&self, client_ca: Option<Arc<CaBundle>>) {
+        self.scheme.set(Scheme::Https);
         *self.forwarded.borrow_mut() = headers::forwarded(self.ip(), Scheme::Https);
         if let Some(client_ca) = client_ca {
             self.client_ca.get_or_init(|| client_ca);
@@ -154,6 +172,12 @@ impl Client {
     /// The lines that tell backends about it.
     pub(super) fn forwarded(&self) -> Ref<'_, [u8]> {
         Ref::map(self.forwarded.borrow(), |lines| &**lines)
+    }
+
+    /// What it says about for whom a request is, if it is trusted.
+    pub(super) fn hearsay<'a>(&self, head: &RequestHead<'a>) -> Option<Hearsay<'a>> {
+        let hear = || Hearsay::of(head, self.ip(), self.scheme.get(), &self.trusted);
+        self.is_trusted.get().then(hear)
     }
 
     /// The pool it counts for.

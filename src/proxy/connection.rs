@@ -34,6 +34,8 @@ pub(super) struct Connection {
     pub(super) download: Flow,
     /// The client waits for `100 Continue` before it sends its body.
     pub(super) awaits_continue: bool,
+    /// Bytes of interim answers that may still be passed on before the final one.
+    pub(super) interim_left: usize,
 }
 
 /// What is kept of a request when its head was read.
@@ -96,6 +98,7 @@ pub(super) async fn serve(
         upload: Flow::default(),
         download: Flow::default(),
         awaits_continue: false,
+        interim_left: 0,
     };
     let end = loop {
         match poll_fn(|cx| connection.poll_request(cx)).await {
@@ -220,7 +223,7 @@ impl Request {
             client.visit(&order.pool.home);
         }
         let home = home_of(order.as_ref().ok(), &view, client);
-        let entry = home.entry(|| entry(head, order.as_ref().ok().map(|order| order.key)));
+        let entry = home.entry(|| entry(client, head, order.as_ref().ok().map(|order| order.key)));
         Self {
             begun,
             minor: head.minor,
@@ -255,10 +258,12 @@ impl Request {
     }
 }
 
-fn entry(head: &RequestHead<'_>, key: Option<u64>) -> Entry {
+fn entry(client: &Client, head: &RequestHead<'_>, key: Option<u64>) -> Entry {
     let protocol = if head.minor == 0 { "HTTP/1.0" } else { "HTTP/1.1" };
     let host = head.fields.get("host").unwrap_or_default();
-    Entry::new(protocol, head.method, host, head.target, key)
+    let mut entry = Entry::new(protocol, head.method, host, head.target, key);
+    entry.on_behalf_of = client.hearsay(head).map(|said| said.ip);
+    entry
 }
 
 /// Where a request counts: at its pool, or where it was refused before anybody knew that, at the port.

@@ -13,7 +13,7 @@ use super::connection::{Connection, End, Order, Request};
 use super::flow::Flow;
 use super::headers::{self, Hop};
 use super::http1::{Asked, Encoder, Framing, Malformed, ResponseHead};
-use super::limits::READS_PER_TURN;
+use super::limits::{MAX_INTERIM_BYTES, READS_PER_TURN};
 use super::rescue::ProxyError;
 use super::scratch::{READ, Scratch};
 use super::service::{self, Delivery, Failure, Reached};
@@ -53,6 +53,7 @@ impl Connection {
         let mut account = Account::begin(&request.home, &self.client, request.begun, entry);
         self.upload.begin(request.framing, encoder_to_backend(request.framing));
         self.awaits_continue = request.expects_continue;
+        self.interim_left = if request.minor > 0 { MAX_INTERIM_BYTES } else { 0 };
         let answered = match &request.order {
             Ok(order) => match self.deliver(&request, order, &mut account).await {
                 Err(Stop::Rescue(error)) => self.rescue(&request, error, &mut account).await,
@@ -142,7 +143,7 @@ impl Connection {
     /// Sends on what comes of the request. Ready when that is all, or when the backend takes no more of
     /// it; an error when the client broke off or garbled its body.
     fn poll_upload(&mut self, cx: &mut Context<'_>, reached: &mut Reached) -> Poll<Result<(), Malformed>> {
-        let Self { worker, client, socket, inbox, upload, download, awaits_continue } = self;
+        let Self { worker, client, socket, inbox, upload, download, awaits_continue, .. } = self;
         let area = &mut worker.scratch.borrow_mut().area;
         let backend = &mut reached.upstream.stream;
         for _ in 0..READS_PER_TURN {
@@ -186,7 +187,7 @@ impl Connection {
     ) -> Poll<Result<Answer, Stop>> {
         let may_keep = self.may_keep(request);
         let asked = Asked { head: request.to_head, upgrade: request.upgrade.as_deref() };
-        let Self { worker, client, socket, download, .. } = self;
+        let Self { worker, client, socket, download, interim_left, .. } = self;
         let scratch = &mut *worker.scratch.borrow_mut();
         // There may be a `100 Continue` on its way; that it cannot be sent shows where we read.
         let _ = download.out.poll_flush(cx, socket);
@@ -205,7 +206,13 @@ impl Connection {
             let (status, framing) = (head.status, head.framing);
             Answer { status, framing, encoder, keeps, reusable: head.keeps, at: Instant::now(), switches }
         };
-        let head = ready!(reached.upstream.poll_head(cx, area, asked, accept));
+        let interim = |head: &ResponseHead<'_>| headers::interim(download.out.space(), head, interim_left);
+        let head = reached.upstream.poll_head(cx, area, asked, interim, accept);
+        if head.is_pending() && !download.out.is_empty() {
+            // An interim answer is for now. That it cannot be sent shows where we read.
+            let _ = download.out.poll_flush(cx, socket);
+        }
+        let head = ready!(head);
         let (mut answer, body) = head.map_err(|fault| Stop::Failed(Failure::Upstream(fault)))?;
         account.answer(answer.status);
         client.enter_at(if answer.switches { Phase::Tunnel } else { Phase::Download }, answer.at);

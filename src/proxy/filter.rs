@@ -4,7 +4,8 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use super::http1::{RequestHead, Role, is_imitation};
+use super::http1::{Field, RequestHead, Role, is_imitation};
+use super::limits::MAX_HOPS;
 use super::rescue::ProxyError;
 
 /// A request that may pass, as the parts that need a decision.
@@ -96,6 +97,7 @@ fn check_fields<'a>(head: &RequestHead<'a>) -> Result<Option<&'a [u8]>, ProxyErr
             Role::Expect if !field.value.eq_ignore_ascii_case(b"100-continue") => {
                 return Err(ProxyError::ExpectationFailed);
             }
+            Role::Forwarding if hops(&field) >= MAX_HOPS => return Err(ProxyError::Loop),
             Role::Pass if is_imitation(field.name) => {
                 return Err(ProxyError::BadRequest(
                     "a field imitates a framing or forwarding field with \"_\"",
@@ -106,6 +108,18 @@ fn check_fields<'a>(head: &RequestHead<'a>) -> Result<Option<&'a [u8]>, ProxyErr
     }
     Ok(host)
 }
+
+/// How many times a request passed through a Guideway, if `field` says so. What says something else was not written by
+/// one, and does not count.
+pub(super) fn hops(field: &Field<'_>) -> u8 {
+    let is_ours = field.name.eq_ignore_ascii_case(HOPS_HEADER);
+    let said = is_ours.then(|| std::str::from_utf8(field.value).ok()?.parse().ok()).flatten();
+    said.unwrap_or(0)
+}
+
+/// Counts how many times a request passed through a Guideway: whether through this one, no name would tell, as
+/// replicas are alike.
+const HOPS_HEADER: &str = "x-guideway-hops";
 
 /// The authority of an absolute form, the path and the query.
 fn target<'a>(
@@ -148,7 +162,7 @@ fn may_be_in_target(byte: u8) -> bool {
 
 /// `uri-host [":" port]` of RFC 9110 section 7.2, without the comma that joined fields would leave and without
 /// encoded bytes, which would be another host to us than to a backend that decodes them.
-fn checked_host(host: &[u8]) -> Option<&str> {
+pub(super) fn checked_host(host: &[u8]) -> Option<&str> {
     let host = std::str::from_utf8(host).ok()?;
     let (name, port) = match host.strip_prefix('[') {
         Some(bracketed) => {
@@ -261,6 +275,12 @@ mod tests {
         refuses("GET / HTTP/1.1", "Host: a\r\nContent_Length: 1\r\n", 400);
         refuses("GET / HTTP/1.1", "Host: a\r\nX-Forwarded_For: 1\r\n", 400);
         assert!(admitted("GET / HTTP/1.1", "Host: a\r\nMy_Field: x\r\n").is_ok());
+    }
+
+    #[test]
+    fn a_request_that_goes_in_circles_is_refused() {
+        refuses("GET / HTTP/1.1", "Host: a\r\nX-Guideway-Hops: 10\r\n", 508);
+        assert!(admitted("GET / HTTP/1.1", "Host: a\r\nX-Guideway-Hops: 9\r\n").is_ok());
     }
 
     #[test]

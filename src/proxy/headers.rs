@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 
-use super::filter::Admitted;
+use super::filter::{self, Admitted};
 use super::http1::{Encoder, Field, Framing, RequestHead, ResponseHead, Role};
 
 /// What a request came in on.
@@ -13,22 +13,36 @@ pub(super) enum Scheme {
     Https,
 }
 
-/// The lines that tell a backend about the client at `address`.
-pub(super) fn forwarded(address: std::net::IpAddr, scheme: Scheme) -> Box<[u8]> {
-    let scheme = match scheme {
-        Scheme::Http => "http",
-        Scheme::Https => "https",
-    };
-    format!("\r\nx-forwarded-for: {address}\r\nx-forwarded-proto: {scheme}").into_bytes().into()
+impl Scheme {
+    /// As a URI names it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
 }
 
-/// Writes the head to send to a backend, with the lines `forwarded`. `authority` is that of the connection the
-/// request came in on.
+/// The lines that tell a backend about the client at `address`.
+pub(super) fn forwarded(address: std::net::IpAddr, scheme: Scheme) -> Box<[u8]> {
+    format!("\r\nx-forwarded-for: {address}\r\nx-forwarded-proto: {}", scheme.name()).into_bytes().into()
+}
+
+/// What a backend is told about where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told<'a> {
+    /// Lines about the client.
+    pub(super) lines: &'a [u8],
+    /// The host it asked for.
+    pub(super) host: Option<&'a str>,
+}
+
+/// Writes the head to send to a backend. `authority` is that of the connection the request came in on.
 pub(super) fn to_backend(
     out: &mut Vec<u8>,
     head: &RequestHead<'_>,
     admitted: &Admitted<'_>,
-    forwarded: &[u8],
+    told: Told<'_>,
     authority: impl FnOnce() -> String,
 ) {
     put(out, &[head.method, " ", admitted.path]);
@@ -42,9 +56,14 @@ pub(super) fn to_backend(
         // refused by servers in the field; where the request came in stands in (RFC 9112 section 3.3).
         None => put(out, &[&authority()]),
     }
-    for field in head.fields.iter().filter(|field| matches!(field.role, Role::Pass | Role::Date)) {
-        if !(head.nominates && head.fields.nominate(field.name)) {
-            put_field(out, &field);
+    let mut hops = 0;
+    for field in head.fields.iter() {
+        match field.role {
+            Role::Pass | Role::Date if !(head.nominates && head.fields.nominate(field.name)) => {
+                put_field(out, &field);
+            }
+            Role::Forwarding => hops = hops.max(filter::hops(&field)),
+            _ => {}
         }
     }
     match head.framing {
@@ -55,9 +74,13 @@ pub(super) fn to_backend(
     if let Some(protocol) = head.upgrade {
         put_upgrade(out, protocol);
     }
-    out.extend_from_slice(forwarded);
-    if let Some(host) = admitted.host {
+    out.extend_from_slice(told.lines);
+    if let Some(host) = told.host {
         put(out, &["\r\nx-forwarded-host: ", host]);
+    }
+    match hops {
+        0 => out.extend_from_slice(b"\r\nx-guideway-hops: 1"),
+        more => put(out, &["\r\nx-guideway-hops: ", itoa::Buffer::new().format(more + 1)]),
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -108,6 +131,26 @@ pub(super) fn to_client(out: &mut Vec<u8>, head: &ResponseHead<'_>, hop: &Hop<'_
         }
     }
     put_end(out, (!dated).then_some(hop.date));
+}
+
+/// Writes the head of an answer before the final one, such as 103 Early Hints, if it fits into `left` bytes (RFC 9110
+/// section 15.2). What a backend says about an expectation it says to us, because we do not pass that on.
+pub(super) fn interim(out: &mut Vec<u8>, head: &ResponseHead<'_>, left: &mut usize) {
+    let (start, ends_here) = (out.len(), |role| !matches!(role, Role::Pass | Role::Date));
+    if head.status == 100 {
+        return;
+    }
+    put_status(out, 1, head.status);
+    for field in head.fields.iter() {
+        if !(ends_here(field.role) || head.nominates && head.fields.nominate(field.name)) {
+            put_field(out, &field);
+        }
+    }
+    put_end(out, None);
+    match left.checked_sub(out.len() - start) {
+        Some(less) => *left = less,
+        None => out.truncate(start),
+    }
 }
 
 /// Writes a whole answer of ours, with a text and with `fields` of its own.
@@ -193,7 +236,6 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::super::filter;
     use super::super::http1::{self, Asked};
     use super::super::limits::{HEAD_GROWTH_BYTES, MAX_HEADER_FIELDS};
     use super::*;
@@ -203,12 +245,14 @@ mod tests {
         let mut space = http1::space();
         let (head, _) = RequestHead::parse(wire.as_bytes(), &mut space).unwrap().unwrap();
         let mut out = Vec::new();
-        let forwarded = forwarded([192, 0, 2, 7].into(), Scheme::Http);
-        to_backend(&mut out, &head, &filter::admit(&head).unwrap(), &forwarded, || unreachable!());
+        let lines = forwarded([192, 0, 2, 7].into(), Scheme::Http);
+        let told = Told { lines: &lines, host: Some("shop.example:81") };
+        to_backend(&mut out, &head, &filter::admit(&head).unwrap(), told, || unreachable!());
         String::from_utf8(out).unwrap()
     }
 
-    const OURS: &str = "\r\nx-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: http\r\nx-forwarded-host: shop.example:81\r\n\r\n";
+    const OURS: &str = "\r\nx-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: http\r\nx-forwarded-host: shop.example:81\r\n\
+                        x-guideway-hops: 1\r\n\r\n";
 
     fn check(fields: &str, expected: &str) {
         let start = "POST /a?b HTTP/1.1\r\nhost: shop.example:81";
@@ -240,6 +284,14 @@ mod tests {
              X-Forwarded-Client-Cert: x\r\nForwarded: for=x\r\nX-Real-IP: 10.0.0.1\r\n",
             "",
         );
+    }
+
+    #[test]
+    fn passing_through_is_counted() {
+        for (said, counted) in [("1", 2), ("9", 10), ("x", 1), ("300", 1), ("3\r\nX-Guideway-Hops: 7", 8)] {
+            let head = backend_sees(&format!("X-Guideway-Hops: {said}\r\n"));
+            assert!(head.ends_with(&format!(":81\r\nx-guideway-hops: {counted}\r\n\r\n")), "{said}: {head}");
+        }
     }
 
     #[test]
@@ -320,8 +372,9 @@ mod tests {
             let Ok(Some((head, _))) = RequestHead::parse(wire.as_bytes(), &mut space) else { return Ok(()) };
             let Ok(admitted) = filter::admit(&head) else { return Ok(()) };
             let mut out = Vec::new();
-            let forwarded = forwarded([192, 0, 2, 7].into(), Scheme::Http);
-            to_backend(&mut out, &head, &admitted, &forwarded, || "[2001:db8::1]:80".into());
+            let lines = forwarded([192, 0, 2, 7].into(), Scheme::Http);
+            let told = Told { lines: &lines, host: admitted.host };
+            to_backend(&mut out, &head, &admitted, told, || "[2001:db8::1]:80".into());
             let mut space = http1::space();
             let (written, length) = RequestHead::parse(&out, &mut space).unwrap().unwrap();
             prop_assert_eq!(length, out.len());

@@ -21,6 +21,14 @@ pub(super) const READS_PER_TURN: usize = 16;
 /// and less than 400 for the lines of this hop. The head of a request rarely grows by more.
 pub(super) const HEAD_GROWTH_BYTES: usize = 1024;
 
+/// Times a request may pass through a Guideway. Chains of three are long; whoever comes the tenth time goes in circles,
+/// because a pool's backend is the pool's own listener.
+pub(super) const MAX_HOPS: u8 = 10;
+
+/// Bytes of all interim answers to one request that are passed on. Early hints are a kilobyte or two; what is above
+/// this is not worth keeping for a client that does not read.
+pub(super) const MAX_INTERIM_BYTES: usize = 16 * 1024;
+
 /// Bytes of all extensions and trailers of a chunked body. Nobody uses them, so more is an attack.
 pub(super) const MAX_CHUNK_OVERHEAD: usize = 16 * 1024;
 
@@ -100,8 +108,9 @@ pub struct Limits {
     /// How long nothing may move in either direction of a connection that was switched to another protocol. The
     /// kernel probes for a side that is gone, so this ends only what nobody uses.
     pub tunnel_idle: Duration,
-    /// How long a client that has shut down its sending side waits for the response's head. A client
-    /// that is gone looks the same, so its request is given up after this.
+    /// How long a client that has shut down its sending side waits for the response's head. A client that is gone
+    /// looks the same, and its backend should not work for nobody; nginx and Envoy give up at once for that, HAProxy
+    /// waits for the backend. A moment serves the scripts that ask and shut down, and costs a backend little.
     pub half_close: Duration,
     /// How long we read on after refusing the rest of a request, so that the client sees our answer
     /// and not a reset.

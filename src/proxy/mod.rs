@@ -22,6 +22,7 @@ mod service;
 mod socket;
 mod tls;
 mod transport;
+mod trust;
 mod tunnel;
 mod upstream;
 mod view;
@@ -53,6 +54,7 @@ pub use access_log::{AccessLogOptions, LineForm, LogTarget};
 pub use limits::Limits;
 pub use listener::can_open;
 pub use rescue::{ProxyError, REASON_HEADER, Side};
+pub use trust::{Network, NotANetwork};
 
 /// How the proxy is to run.
 #[derive(Clone, Debug)]
@@ -65,6 +67,8 @@ pub struct ProxyOptions {
     pub limits: Limits,
     /// Where the access log goes.
     pub access_log: AccessLogOptions,
+    /// Clients that are believed to say for whom a request is.
+    pub trusted: Arc<[Network]>,
 }
 
 impl Default for ProxyOptions {
@@ -72,7 +76,8 @@ impl Default for ProxyOptions {
     fn default() -> Self {
         let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let access_log = AccessLogOptions::default();
-        Self { workers, address: None, limits: Limits::of_this_process(), access_log }
+        let trusted = Arc::default();
+        Self { workers, address: None, limits: Limits::of_this_process(), access_log, trusted }
     }
 }
 
@@ -103,8 +108,10 @@ impl Proxy {
         for number in 0..options.workers.get() {
             let (reader, limits, sink) = (reader.clone(), options.limits.clone(), access_log.sink());
             let (admission, tls, meters) = (admission.clone(), tls.clone(), meters.clone());
-            let (commands, ended) =
-                spawn_worker(number, move || Worker::new(reader, limits, admission, tls, meters, sink))?;
+            let trusted = options.trusted.clone();
+            let (commands, ended) = spawn_worker(number, move || {
+                Worker::new(reader, limits, admission, tls, &trusted, meters, sink)
+            })?;
             workers.push(commands);
             ends.spawn(ended);
         }

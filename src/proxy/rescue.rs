@@ -57,6 +57,9 @@ pub enum ProxyError {
     /// The host asks other certificates of clients than the name that the connection was opened for.
     #[error("this host wants a connection of its own")]
     Misdirected,
+    /// The request passed through a Guideway too often.
+    #[error("the request goes in circles: a pool's backend leads back here")]
+    Loop,
     /// The pool has no backend that may answer.
     #[error("no backend is ready")]
     NoBackend,
@@ -93,7 +96,7 @@ impl ProxyError {
             Self::ConnectFailed | Self::Lost | Self::BadResponse | Self::Timeout | Self::Drained => {
                 Side::Upstream
             }
-            Self::NoPool | Self::NoBackend => Side::Guideway,
+            Self::NoPool | Self::Loop | Self::NoBackend => Side::Guideway,
         }
     }
 
@@ -115,6 +118,7 @@ impl ProxyError {
             | Self::BadBody
             | Self::NoRoute
             | Self::Misdirected
+            | Self::Loop
             | Self::BadResponse => false,
         }
     }
@@ -135,6 +139,7 @@ impl ProxyError {
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::ClientStalled => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoPool | Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectFailed | Self::Lost | Self::BadResponse => StatusCode::BAD_GATEWAY,
@@ -154,6 +159,7 @@ impl ProxyError {
             Self::NoPool => RescueReason::NoPool,
             Self::NoRoute => RescueReason::NoRoute,
             Self::Misdirected => RescueReason::Misdirected,
+            Self::Loop => RescueReason::Loop,
             Self::NoBackend => RescueReason::NoBackend,
             Self::ConnectFailed => RescueReason::ConnectFailed,
             Self::Lost => RescueReason::Lost,

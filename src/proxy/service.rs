@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::account::Account;
 use super::client::{Client, Expiry};
 use super::filter::{self, Admitted};
-use super::headers;
+use super::headers::{self, Told};
 use super::http1::RequestHead;
 use super::limits::MAX_TRIES;
 use super::rescue::ProxyError;
@@ -32,8 +32,13 @@ pub(super) fn admit(
         return Err(ProxyError::Misdirected);
     }
     let pool = port.route(&admitted).ok_or(ProxyError::NoRoute)?;
-    headers::to_backend(out, head, &admitted, &client.forwarded(), authority);
-    let key = pool.snapshot.key_hash(&Keyed { head, admitted: &admitted, ip: client.ip() });
+    let (own, hearsay) = (client.forwarded(), client.hearsay(head));
+    let (ip, told) = match &hearsay {
+        None => (client.ip(), Told { lines: &own, host: admitted.host }),
+        Some(said) => (said.ip, Told { lines: &said.lines, host: said.host.or(admitted.host) }),
+    };
+    headers::to_backend(out, head, &admitted, told, authority);
+    let key = pool.snapshot.key_hash(&Keyed { head, admitted: &admitted, ip });
     Ok((pool.clone(), key))
 }
 

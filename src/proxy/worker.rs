@@ -25,6 +25,7 @@ use super::limits::{ACCEPT_PAUSE, LISTENER_LINGER, Limits, TICK};
 use super::listener;
 use super::scratch::Scratch;
 use super::tls::Made;
+use super::trust::Network;
 use super::view::{Home, View};
 use crate::balance::pool::PoolId;
 use crate::handoff::Reader;
@@ -51,6 +52,8 @@ pub(super) struct Worker {
     limits: Limits,
     admission: Arc<Admission>,
     tls: Arc<Made>,
+    /// Who is believed to say for whom a request is.
+    trusted: Rc<[Network]>,
     view: RefCell<Rc<View>>,
     homes: RefCell<HashMap<PoolId, Rc<Home>>>,
     clients: RefCell<Vec<Weak<Client>>>,
@@ -70,6 +73,7 @@ impl Worker {
         limits: Limits,
         admission: Arc<Admission>,
         tls: Arc<Made>,
+        trusted: &[Network],
         meters: Arc<TrafficMeters>,
         sink: Sink,
     ) -> Self {
@@ -81,6 +85,7 @@ impl Worker {
             limits,
             admission,
             tls,
+            trusted: trusted.into(),
             view: RefCell::default(),
             homes: RefCell::default(),
             clients: RefCell::default(),
@@ -200,7 +205,7 @@ impl Worker {
         let Some(served) = view.port(port) else { return };
         let (home, entrance) = (served.home().clone(), served.entrance().clone());
         self.set_clock(Instant::now());
-        let client = Rc::new(Client::new(peer, port, home, self.clock.clone()));
+        let client = Rc::new(Client::new(peer, port, home, self.clock.clone(), self.trusted.clone()));
         self.clients.borrow_mut().push(Rc::downgrade(&client));
         self.busy.notify_one();
         let worker = self.clone();

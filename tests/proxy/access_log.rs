@@ -363,3 +363,18 @@ async fn a_log_that_cannot_be_opened_is_found_at_the_start() {
         "the access log /nowhere/access.log cannot be opened: No such file or directory (os error 2)"
     );
 }
+
+#[tokio::test]
+async fn the_client_is_the_one_for_whom_a_trusted_proxy_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let access_log = AccessLogOptions { target: LogTarget::File(path.clone()), form: LineForm::Json };
+    let trusted = vec!["127.0.0.0/8".parse().unwrap()];
+    let setup = Setup { logged: Sample::of(1.0), access_log, trusted, ..Setup::default() };
+    let stage = Stage::with(setup, &[]).await;
+    stage
+        .exchange("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
+        .await;
+    let line: Value = serde_json::from_str(&comes(&path, 1).await).unwrap();
+    assert_eq!((&line["client"], &line["client_port"]), (&json!("192.0.2.7"), &Value::Null));
+}

@@ -15,8 +15,7 @@ async fn seen_by_backend(request: &str) -> String {
     head
 }
 
-const FORWARDED: &str =
-    "x-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: http\r\nx-forwarded-host: a\r\n\r\n";
+const FORWARDED: &str = "x-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: http\r\nx-forwarded-host: a\r\nx-guideway-hops: 1\r\n\r\n";
 
 #[tokio::test]
 async fn requests_are_rebuilt() {
@@ -68,7 +67,7 @@ async fn a_request_without_a_host_is_for_the_address_it_came_in_on() {
         let host = host.replace("{here}", &format!("127.0.0.1:{}", stage.port));
         let expected = format!(
             "GET /p HTTP/1.1\r\nhost: {host}\r\nx-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: http\r\n\
-             {forwarded_host}\r\n"
+             {forwarded_host}x-guideway-hops: 1\r\n\r\n"
         );
         assert_eq!(head, expected, "{request:?}");
     }
@@ -235,7 +234,7 @@ async fn responses_are_framed_anew() {
         (
             GET,
             "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 Fine\r\nConnection: x-gone, close\r\nX-Gone: 1\r\nKeep-Alive: 5\r\nContent-Length: 0\r\n\r\n",
-            "HTTP/1.1 200 OK\r\n{d}connection: close\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\n{d}connection: close\r\ncontent-length: 0\r\n\r\n",
         ),
     ];
     for (request, response, expected) in table {

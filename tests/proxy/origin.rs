@@ -72,7 +72,7 @@ async fn without_a_header_a_connection_is_taken_only_where_that_is_allowed() {
         client.write(bytes).await;
         assert!(client.is_closed().await);
     }
-    assert_eq!(requiring.series(REFUSED), 2.0);
+    requiring.settles(REFUSED, 2.0).await;
     // Where it is off, it is a request that makes no sense.
     let off = stage(ProxyProtocol::Off, &backend).await;
     let answer = off.exchange(&format!("{LINE}{GET}")).await;
@@ -113,5 +113,5 @@ async fn the_limit_of_connections_counts_the_clients_behind_the_balancer() {
     let mut third = stage.connect().await;
     third.write(&format!("PROXY TCP4 192.0.2.1 198.51.100.1 1 80\r\n{GET}")).await;
     assert!(third.is_closed().await);
-    assert_eq!(stage.series("guideway_connections_refused_total{limit=\"client\"}"), 1.0);
+    stage.settles("guideway_connections_refused_total{limit=\"client\"}", 1.0).await;
 }

@@ -52,6 +52,7 @@ async fn a_response_may_come_byte_by_byte() {
         &format!("{interim}HTTP/1.1 200 OK\r\nX-Long:  some value \r\nContent-Length: 3\r\n\r\nabc"),
     )
     .await;
+    assert_eq!(client.read_head().await, "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n");
     let (head, body) = client.read_response().await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\nx-long: some value\r\n") && body == "abc", "{head}{body}");
     client.write("GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await;

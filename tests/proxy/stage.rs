@@ -19,7 +19,7 @@ use guideway::balance::table::{SeatLoad, TableBuilder};
 use guideway::balance::tls::BackendTls;
 use guideway::handoff::{BindState, BindingsReader, Publisher, bindings, handoff};
 use guideway::metrics::Metrics;
-use guideway::proxy::{AccessLogOptions, Limits, Proxy, ProxyHandle, ProxyOptions};
+use guideway::proxy::{AccessLogOptions, Limits, Network, Proxy, ProxyHandle, ProxyOptions};
 use guideway::readiness::Readiness;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -58,6 +58,8 @@ pub(crate) struct Setup {
     /// Of the pool.
     pub(crate) logged: Option<Sample>,
     pub(crate) access_log: AccessLogOptions,
+    /// Clients that are believed to say for whom a request is.
+    pub(crate) trusted: Vec<Network>,
 }
 
 impl Default for Setup {
@@ -75,6 +77,7 @@ impl Default for Setup {
             backend_tls: None,
             logged: None,
             access_log: AccessLogOptions::default(),
+            trusted: Vec::new(),
         }
     }
 }
@@ -97,6 +100,7 @@ impl Stage {
             address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             limits: setup.limits,
             access_log: setup.access_log,
+            trusted: setup.trusted.into(),
         };
         let bound = readiness.latch("listeners bound");
         let proxy = Proxy::start(options, reader, writer, metrics.traffic(), bound).unwrap();

@@ -1,7 +1,7 @@
 //! Owns the judgement of one payload: what the client heard against what the backend saw.
 
 use crate::corpus::Verdict;
-use crate::probe::{Answer, MARKER_TARGET};
+use crate::probe::{Heard, MARKER_TARGET};
 use crate::recorder::Record;
 
 /// What became of a payload.
@@ -20,13 +20,11 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn of(answers: &[Answer], record: Record) -> Self {
-        let numbers: Vec<usize> = answers.iter().filter_map(|answer| answer.recorded).collect();
-        let own = answers.iter().filter(|answer| answer.recorded.is_none());
+    pub(crate) fn of(heard: Heard, record: Record) -> Self {
         Self {
             passed: record.requests.iter().filter(|request| request.target != MARKER_TARGET).count(),
-            refused: own.map(|answer| answer.status).collect(),
-            hides: numbers != (1..=record.requests.len()).collect::<Vec<_>>(),
+            refused: heard.own,
+            hides: heard.recorded != (1..=record.requests.len()).collect::<Vec<_>>(),
             leaks: record.requests.into_iter().flat_map(|request| request.leaks).collect(),
             dirt: record.dirt,
         }
@@ -51,8 +49,7 @@ impl Outcome {
 fn a_request_that_the_client_does_not_know_of_is_seen() {
     let request = |target: &str| crate::strict::Request { target: target.into(), leaks: vec![] };
     let record = || Record { requests: vec![request("GET /"), request("GET /smuggled")], dirt: vec![] };
-    let answer = |number| Answer { status: 200, recorded: Some(number) };
-    assert!(Outcome::of(&[answer(1)], record()).hides);
-    assert!(Outcome::of(&[answer(2), answer(1)], record()).hides);
-    assert!(!Outcome::of(&[answer(1), answer(2)], record()).hides);
+    let hides = |recorded| Outcome::of(Heard { recorded, own: vec![] }, record()).hides;
+    assert!(hides(vec![1]) && hides(vec![2, 1]));
+    assert!(!hides(vec![1, 2]));
 }

@@ -25,9 +25,9 @@ use stage::Stage;
 /// Sends one payload through a proxy of its own, so that all that is said of it is about it.
 fn outcome(runtime: &tokio::runtime::Runtime, recorder: &Recorder, payload: &Payload) -> Outcome {
     let stage = runtime.block_on(Stage::new(&[recorder.address]));
-    let answers = probe::send(SocketAddr::from((Ipv4Addr::LOCALHOST, stage.port)), &payload.bytes);
+    let heard = probe::send(SocketAddr::from((Ipv4Addr::LOCALHOST, stage.port)), &payload.bytes);
     runtime.block_on(stage.proxy.drain(Duration::ZERO));
-    Outcome::of(&answers, recorder.take())
+    Outcome::of(heard, recorder.take())
 }
 
 #[test]

@@ -17,22 +17,23 @@ const QUIET: Duration = Duration::from_millis(500);
 /// Silence after which a proxy is given up that was told so.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// One final answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    /// The backend's number, if it is the backend's.
-    pub(crate) recorded: Option<usize>,
+/// What the client heard.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// The backend's numbers of its answers.
+    pub(crate) recorded: Vec<usize>,
+    /// The statuses of the proxy's own.
+    pub(crate) own: Vec<u16>,
 }
 
-/// All answers to a payload and the marker.
-pub(crate) fn send(proxy: SocketAddr, payload: &[u8]) -> Vec<Answer> {
+/// Sends a payload and the marker.
+pub(crate) fn send(proxy: SocketAddr, payload: &[u8]) -> Heard {
     let mut stream = TcpStream::connect(proxy).expect("the proxy accepts");
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.set_read_timeout(Some(QUIET)).unwrap();
     // A proxy may refuse the rest of what is long.
     let _ = stream.write_all(&[payload, MARKER].concat());
-    answers(&receive(&mut stream))
+    Heard::of(&receive(&mut stream))
 }
 
 fn receive(stream: &mut TcpStream) -> Vec<u8> {
@@ -52,29 +53,44 @@ fn receive(stream: &mut TcpStream) -> Vec<u8> {
     }
 }
 
-/// The final answers among `bytes`. Those of proxies state their length or end with the connection.
-fn answers(mut bytes: &[u8]) -> Vec<Answer> {
-    let mut answers = Vec::new();
-    while let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-        let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
-        let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        let is_final = status >= 200;
-        let all = bytes.len() - end - 4;
-        let length =
-            if is_final { field("content-length").map_or(Some(all), |it| it.parse().ok()) } else { Some(0) };
-        if is_final {
-            answers.push(Answer { status, recorded: field(RECORDED).and_then(|number| number.parse().ok()) });
+impl Heard {
+    /// What there is in `bytes`. Answers of proxies state their length or end with the connection.
+    fn of(mut bytes: &[u8]) -> Self {
+        let mut heard = Self { recorded: numbers(bytes), own: Vec::new() };
+        while let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+            let field =
+                |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+            let all = bytes.len() - end - 4;
+            let stated = field("content-length").map_or(all, |it| it.parse().unwrap_or(all));
+            let length = if status < 200 { 0 } else { stated };
+            if status >= 200 && field(RECORDED).is_none() {
+                heard.own.push(status);
+            }
+            bytes = &bytes[(end + 4 + length).min(bytes.len())..];
         }
-        bytes = &bytes[(end + 4 + length.unwrap_or(all)).min(bytes.len())..];
+        heard
     }
-    answers
+}
+
+/// The backend's answers say their number in the head and in the body, because some proxies speak a version of HTTP that
+/// has no heads.
+fn numbers(bytes: &[u8]) -> Vec<usize> {
+    let text = String::from_utf8_lossy(bytes).to_ascii_lowercase();
+    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok();
+    let mut numbers: Vec<usize> = text.split(&format!("{RECORDED}: ")).skip(1).filter_map(digits).collect();
+    numbers.dedup();
+    numbers
 }
 
 #[test]
 fn answers_are_told_apart() {
-    let heard = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nX-Recorded: 1\r\nContent-Length: 0\r\n\r\n\
-                  HTTP/1.1 400 Bad\r\nContent-Length: 2\r\n\r\nnoHTTP/1.1 431 Bad\r\n\r\nall of\r\n\r\nthis";
-    let own = |status| Answer { status, recorded: None };
-    assert_eq!(answers(heard), [Answer { status: 200, recorded: Some(1) }, own(400), own(431)]);
+    let heard = b"HTTP/1.1 100 Continue\r\n\r\n\
+                  HTTP/1.1 200 OK\r\nX-Recorded: 1\r\nContent-Length: 13\r\n\r\nx-recorded: 1\
+                  HTTP/1.1 400 Bad\r\nContent-Length: 2\r\n\r\nno\
+                  HTTP/1.1 200 OK\r\nX-Recorded: 2\r\nContent-Length: 0\r\n\r\n\
+                  HTTP/1.1 431 Bad\r\n\r\nall of\r\n\r\nthis";
+    assert_eq!(Heard::of(heard), Heard { recorded: vec![1, 2], own: vec![400, 431] });
+    assert_eq!(Heard::of(b"x-recorded: 1\n"), Heard { recorded: vec![1], own: vec![] });
 }

@@ -89,11 +89,15 @@ fn serve(mut stream: TcpStream, record: &Mutex<Record>) {
         match strict::read(&kept) {
             Ok(Some((request, length))) => {
                 kept.drain(..length);
+                let is_head = request.target.starts_with("HEAD ");
                 let mut record = record.lock().unwrap();
                 record.requests.push(request);
                 let number = record.requests.len();
                 drop(record);
-                let answer = format!("HTTP/1.1 200 OK\r\n{RECORDED}: {number}\r\ncontent-length: 0\r\n\r\n");
+                let said = format!("{RECORDED}: {number}");
+                let body = if is_head { "" } else { &said };
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\n{said}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
                 // Who asked may be gone; what it asked is written down.
                 let _ = stream.write_all(answer.as_bytes());
             }

@@ -23,6 +23,8 @@ pub(in crate::proxy) struct Entry {
     host: Box<str>,
     path: Box<str>,
     key: Option<u64>,
+    /// For whom it is, if a trusted client said so.
+    pub(in crate::proxy) on_behalf_of: Option<IpAddr>,
 }
 
 impl Entry {
@@ -42,6 +44,7 @@ impl Entry {
             host: cut(&host, MAX_LOGGED_HOST).into(),
             path: cut(path, MAX_LOGGED_PATH).into(),
             key,
+            on_behalf_of: None,
         }
     }
 
@@ -91,7 +94,7 @@ impl Line<'_> {
     }
 
     fn write_text(&self, out: &mut Vec<u8>) -> io::Result<()> {
-        let Entry { protocol, method, host, path, key } = self.entry;
+        let Entry { protocol, method, host, path, key, .. } = self.entry;
         let PoolId { namespace, name } = self.pool;
         let client = match self.client_port {
             Some(port) => SocketAddr::new(self.client, port).to_string(),
@@ -120,7 +123,7 @@ impl Line<'_> {
     }
 
     fn write_json(&self, out: &mut Vec<u8>) -> io::Result<()> {
-        let Entry { protocol, method, host, path, key } = self.entry;
+        let Entry { protocol, method, host, path, key, .. } = self.entry;
         let key = key.map(|it| Hex(it).to_string());
         let address = self.backend.map(|it| it.address.to_string());
         let stated = |text| Quoted(Some(text).filter(|text: &&str| !text.is_empty()));

@@ -89,6 +89,7 @@ fn role_of(name: &[u8]) -> Role {
         10 if is("keep-alive") => Role::HopByHop,
         14 if is("content-length") => Role::ContentLength,
         14 if is("http2-settings") => Role::HopByHop,
+        15 if is("x-guideway-hops") => Role::Forwarding,
         16 if is("proxy-connection") => Role::HopByHop,
         17 if is("transfer-encoding") => Role::TransferEncoding,
         12.. if name[..12].eq_ignore_ascii_case(b"x-forwarded-") => Role::Forwarding,

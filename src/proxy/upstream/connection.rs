@@ -80,12 +80,13 @@ impl Upstream {
     }
 
     /// Reads up to the end of the final response's head. What `accept` makes of the head, and where in
-    /// `area` the bytes are that came behind it.
+    /// `area` the bytes are that came behind it. `interim` sees the heads before it.
     pub(in crate::proxy) fn poll_head<T>(
         &mut self,
         cx: &mut Context<'_>,
         area: &mut [u8],
         asked: Asked<'_>,
+        mut interim: impl FnMut(&ResponseHead<'_>),
         accept: impl FnOnce(&ResponseHead<'_>) -> T,
     ) -> Poll<Result<(T, Range<usize>), Fault>> {
         loop {
@@ -108,6 +109,7 @@ impl Upstream {
                     if !head.is_interim() {
                         return Poll::Ready(Ok((accept(&head), bytes)));
                     }
+                    interim(&head);
                 }
             }
             if bytes.len() >= MAX_HEAD_BYTES {
