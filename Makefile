@@ -1,5 +1,5 @@
 # Each target is one command; what it does lives where it names.
-.PHONY: help prepare demo test unit lint deny e2e cluster-up cluster-down bench-table bench-proxy bench-kill crds
+.PHONY: help prepare load demo test unit lint deny e2e cluster-up cluster-down bench bench-table bench-connections bench-attacks bench-kill crds
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,7 @@ deny: prepare ## licences, bans and sources of every dependency, as deny.toml sa
 
 unit: prepare ## unit, property and integration tests, no cluster
 	cargo test --quiet
+	cargo test --quiet --features e2e --bin guideway-load
 
 e2e: ## the scenarios in a genuine kind cluster; GUIDEWAY_E2E_KEEP=1 leaves it up
 	e2e/run
@@ -36,8 +37,17 @@ cluster-down: ## take the kind cluster down without a trace
 bench-table: ## every gate of the Maglev table
 	cargo bench --quiet --bench table
 
-bench-proxy: ## CPU per request beside nginx, HAProxy and Envoy
-	bench/proxy/run
+load: prepare # Guideway and the load that no existing tool offers
+	cargo build --release --quiet --features e2e --bin guideway --bin guideway-load
+
+bench: load ## CPU, memory and p99 beside nginx, HAProxy, Envoy, Caddy and Traefik; ARGS="--quick" for a try
+	bench/proxy/run $(ARGS)
+
+bench-connections: load ## what 10,000 clients notice that send a request per second each
+	bench/proxy/connections $(ARGS)
+
+bench-attacks: load ## what a good client notices of slow clients and of floods
+	bench/attacks/run $(ARGS)
 
 bench-kill: ## requests lost while a backend is killed twenty times
 	bench/proxy/kill

@@ -1,15 +1,20 @@
 -- The load of the cost race, the same for every peer: 1,000 requests that differ in their
 -- x-user header, built once, so that a balancer that hashes spreads them and wrk stays cheap.
--- Argument "close" asks for a new connection per request.
+-- Argument "close" asks for a new connection per request, "pools=N" for the hosts of N pools in turn.
 
 local requests = {}
 local next_request = 0
 
 function init(args)
   local headers = { ["Host"] = "bench.example" }
-  if args[1] == "close" then headers["Connection"] = "close" end
+  local pools = 0
+  for _, argument in ipairs(args) do
+    if argument == "close" then headers["Connection"] = "close" end
+    pools = tonumber(argument:match("^pools=(%d+)$")) or pools
+  end
   for user = 1, 1000 do
     headers["x-user"] = "user" .. user
+    if pools > 0 then headers["Host"] = "pool" .. (user % pools) .. ".bench.example" end
     requests[user] = wrk.format("GET", wrk.path, headers)
   end
 end

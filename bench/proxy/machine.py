@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,6 +41,13 @@ def free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
+
+
+def raise_descriptors() -> int:
+    """Lets this process and those it starts open as many files as the machine allows; returns how many."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
 
 def cpu_busy_seconds(cpu: int) -> float:

@@ -7,9 +7,11 @@ import contextlib
 import http.client
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -54,24 +56,37 @@ class Server:
     ) -> None:
         self.stop()
 
-    def wait_ready(self, port: int, path: str) -> None:
+    def wait_ready(self, port: int, path: str, *, tls: bool = False, host: str = "bench.example") -> None:
         """Returns at the first 200 from `path`; fails if the process ends or the time is up."""
+
+        def answers() -> str | None:
+            status, _ = fetch(port, path, tls=tls, host=host)
+            return None if status == 200 else f"status {status} from {path}"
+
+        self._wait(answers)
+
+    def wait_listening(self, port: int) -> None:
+        """The same for a server that a plain GET tells nothing about: returns once it accepts connections."""
+
+        def accepts() -> None:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+        self._wait(accepts)
+
+    def _wait(self, missing: Callable[[], str | None]) -> None:
         deadline = time.monotonic() + READY_WITHIN_SECONDS
-        answer = "no connection"
+        reason: str | None = "no connection"
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise BenchError(f"{self.name} ended with code {self._process.returncode} at its start:\n{self.tail()}")
             try:
-                status, _ = fetch(port, path)
-                if status == 200:
-                    return
-                answer = f"status {status}"
+                reason = missing()
             except (OSError, http.client.HTTPException) as error:
-                answer = str(error)
+                reason = str(error)
+            if reason is None:
+                return
             time.sleep(0.02)
-        raise BenchError(
-            f"{self.name} did not answer {path} within {READY_WITHIN_SECONDS:.0f} s ({answer}):\n{self.tail()}"
-        )
+        raise BenchError(f"{self.name} was not ready within {READY_WITHIN_SECONDS:.0f} s ({reason}):\n{self.tail()}")
 
     def cpu_time(self) -> CpuTime:
         """CPU time of all threads of all processes of this server, the ended threads included."""
@@ -86,6 +101,10 @@ class Server:
     def pss_kib(self) -> int:
         """Proportional set size: pages shared by the server's own processes count once."""
         return sum(_pss_kib(stat.pid) for stat in _session_stats(self._process.pid))
+
+    def descriptors(self) -> int:
+        """Open files and sockets of all of its processes."""
+        return sum(len(os.listdir(f"/proc/{stat.pid}/fd")) for stat in _session_stats(self._process.pid))
 
     def kill(self) -> None:
         """SIGKILL to every process of the server, the leader first so that it respawns nothing."""
@@ -134,11 +153,18 @@ def pinned(cpu: int, command: Sequence[str]) -> list[str]:
     return ["setpriv", "--pdeathsig", "TERM", "taskset", "--cpu-list", str(cpu), *command]
 
 
-def fetch(port: int, path: str) -> tuple[int, bytes]:
-    """One GET on a new loopback connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+def fetch(port: int, path: str, *, tls: bool = False, host: str = "bench.example") -> tuple[int, bytes]:
+    """One GET on a new loopback connection; over TLS, whatever the certificate."""
+    if tls:
+        # The certificate is made for this run, and the load generators look at it.
+        context = ssl._create_unverified_context()  # noqa: S323
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            "127.0.0.1", port, timeout=5, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"Host": host})
         response = connection.getresponse()
         return response.status, response.read()
     finally:

