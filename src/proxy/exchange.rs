@@ -376,7 +376,7 @@ impl Connection {
     }
 
     fn stays_open(&self) -> bool {
-        !self.worker.asks_to_leave() && !self.client.is_half_closed()
+        !self.worker.is_draining() && !self.client.is_half_closed()
     }
 }
 

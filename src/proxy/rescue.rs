@@ -60,9 +60,6 @@ pub enum ProxyError {
     /// The request passed through a Guideway too often.
     #[error("the request goes in circles: a pool's backend leads back here")]
     Loop,
-    /// There is no memory left for more requests.
-    #[error("there is no memory left for more requests")]
-    Overloaded,
     /// The pool has no backend that may answer.
     #[error("no backend is ready")]
     NoBackend,
@@ -99,7 +96,7 @@ impl ProxyError {
             Self::ConnectFailed | Self::Lost | Self::BadResponse | Self::Timeout | Self::Drained => {
                 Side::Upstream
             }
-            Self::NoPool | Self::Loop | Self::NoBackend | Self::Overloaded => Side::Guideway,
+            Self::NoPool | Self::Loop | Self::NoBackend => Side::Guideway,
         }
     }
 
@@ -108,7 +105,6 @@ impl ProxyError {
         match self {
             Self::NoPool
             | Self::NoBackend
-            | Self::Overloaded
             | Self::ConnectFailed
             | Self::Lost
             | Self::Timeout
@@ -145,7 +141,7 @@ impl ProxyError {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::NoPool | Self::NoBackend | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoPool | Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectFailed | Self::Lost | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::Timeout | Self::Drained => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -165,7 +161,6 @@ impl ProxyError {
             Self::Misdirected => RescueReason::Misdirected,
             Self::Loop => RescueReason::Loop,
             Self::NoBackend => RescueReason::NoBackend,
-            Self::Overloaded => RescueReason::Overloaded,
             Self::ConnectFailed => RescueReason::ConnectFailed,
             Self::Lost => RescueReason::Lost,
             Self::BadResponse => RescueReason::BadResponse,

@@ -16,7 +16,6 @@ mod interim;
 mod limits;
 mod meters;
 mod origin;
-mod overload;
 mod pieces;
 mod ports;
 mod retries;
