@@ -1,9 +1,13 @@
 //! Owns the port for machines that watch us: `/metrics`, `/healthz`, `/readyz` and nothing else. It
-//! is bounded, so that whoever hammers it takes nothing from the traffic.
+//! is bounded, so that whoever hammers it takes nothing from the traffic, and holds file descriptors
+//! back, so that it answers also when the traffic has taken all others.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::error_handling::HandleErrorLayer;
@@ -12,7 +16,9 @@ use axum::http::{StatusCode, header::CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{BoxError, Router};
-use tokio::net::TcpListener;
+use rustix::io::Errno;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 
@@ -46,6 +52,7 @@ impl Vitals {
 
     /// Serves until `stop`. To be cancelled last: `/readyz` says that we drain while we do.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+        let listener = Reserved { listener, spares: Spares::new() };
         axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 
@@ -62,6 +69,112 @@ impl Vitals {
             .layer(bounds)
             .route("/healthz", get(|| async { "alive\n" }))
             .with_state(self)
+    }
+}
+
+/// File descriptors held back: for a scraper and the probes of a kubelet, and for those that others snatch away.
+const SPARES: usize = 8;
+
+/// How long accepting pauses when even those are in use.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Files that are open for no other reason than to be closed when a connection needs their descriptor.
+#[derive(Clone, Debug)]
+struct Spares(Arc<Mutex<Vec<File>>>);
+
+impl Spares {
+    fn new() -> Self {
+        let spares = Self(Arc::default());
+        (0..SPARES).for_each(|_| spares.take_up());
+        spares
+    }
+
+    /// Frees one descriptor. False when none is left.
+    fn let_go(&self) -> bool {
+        self.files().pop().is_some()
+    }
+
+    /// Takes a descriptor, if one is missing and to be had.
+    fn take_up(&self) {
+        let mut files = self.files();
+        if files.len() < SPARES
+            && let Ok(file) = File::open("/dev/null")
+        {
+            files.push(file);
+        }
+    }
+
+    fn files(&self) -> MutexGuard<'_, Vec<File>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Accepts also when the process has no descriptor left.
+struct Reserved {
+    listener: TcpListener,
+    spares: Spares,
+}
+
+impl axum::serve::Listener for Reserved {
+    type Io = Watcher;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Watcher, SocketAddr) {
+        loop {
+            let error = match self.listener.accept().await {
+                Ok((stream, address)) => {
+                    return (Watcher { stream, _spare: TakeUp(self.spares.clone()) }, address);
+                }
+                Err(error) => error,
+            };
+            let exhausted = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+            if !(exhausted.contains(&error.raw_os_error()) && self.spares.let_go()) {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection of somebody who watches us.
+struct Watcher {
+    stream: TcpStream,
+    /// Dropped behind the stream, whose descriptor it takes.
+    _spare: TakeUp,
+}
+
+struct TakeUp(Spares);
+
+impl Drop for TakeUp {
+    fn drop(&mut self) {
+        self.0.take_up();
+    }
+}
+
+impl AsyncRead for Watcher {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Watcher {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A process without file descriptors left: it stays up, does not spin, and goes on when some are free.
+//! A process without file descriptors left: it stays up, does not spin, can be watched, and goes on when some are free.
 //! Alone in its process, because it takes the limit of open files away.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
@@ -8,23 +8,48 @@
 mod stage;
 
 use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use guideway::handoff::handoff;
+use guideway::metrics::Metrics;
+use guideway::vitals::Vitals;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use stage::{Backend, Setup, Stage};
+use socket2::{Domain, Socket, Type};
+use stage::{Backend, Peer, Setup, Stage};
+use tokio_util::sync::CancellationToken;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// Asks for `/healthz` over this socket, which has its descriptor already, and leaves the connection open.
+async fn watch(socket: Socket, vitals: SocketAddr) -> Peer {
+    socket.connect(&vitals.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut watcher = Peer::of(tokio::net::TcpStream::from_std(socket.into()).unwrap());
+    watcher.write("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(watcher.read_response().await.1, "alive\n");
+    watcher
+}
 
 #[tokio::test]
 async fn accepting_goes_on_when_descriptors_are_free_again() {
     let backend = Backend::new().await;
     let mut setup = Setup::default();
-    setup.limits.idle = Duration::from_secs(60);
+    // Nothing is to become free by itself.
+    (setup.limits.idle, setup.limits.upstream_idle) = (Duration::from_secs(60), Duration::from_secs(60));
     let stage = Stage::with(setup, &[backend.address]).await;
     backend.answer_all("ok");
     let mut early = stage.connect().await;
     early.write(GET).await;
     early.read_response().await;
+
+    let watcher = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let vitals = Vitals::bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
+    let vitals_at = vitals.local_addr().unwrap();
+    let shown = Vitals::new(Metrics::new(handoff().1).into(), stage.readiness.clone());
+    tokio::spawn(shown.serve(vitals, CancellationToken::new()));
+    // It has taken its spare descriptors when it answers.
+    let _first = watch(Socket::new(Domain::IPV4, Type::STREAM, None).unwrap(), vitals_at).await;
 
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: limit.maximum }).unwrap();
@@ -38,6 +63,8 @@ async fn accepting_goes_on_when_descriptors_are_free_again() {
     let counted = stage.series(refused);
     early.write(GET).await;
     assert_eq!(early.read_response().await.1, "ok");
+
+    let _second = watch(watcher, vitals_at).await;
 
     drop(taken);
     assert_eq!(late.read_response().await.1, "ok");

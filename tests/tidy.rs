@@ -163,3 +163,28 @@ fn documents_name_only_metrics_that_exist() {
         assert!(readme.contains(family.name), "README.md does not name {}", family.name);
     }
 }
+
+/// Limits and tests that docs/limits.md names are there under these names.
+#[test]
+fn the_page_of_limits_names_what_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut files, mut code) = (Vec::new(), String::new());
+    collect(&root.join("src"), &mut files);
+    collect(&root.join("tests"), &mut files);
+    files.iter().for_each(|file| code.push_str(&fs::read_to_string(file).unwrap()));
+    let page = fs::read_to_string(root.join("docs/limits.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    let names = rows
+        .flat_map(|row| row.split('`').skip(1).step_by(2))
+        .filter(|name| !name.contains('.') && *name != "drainTimeout");
+    let mut count = 0;
+    for name in names {
+        let known = [format!("const {name}:"), format!("pub {name}:"), format!("fn {name}()")];
+        assert!(
+            known.iter().any(|it| code.contains(it)),
+            "docs/limits.md names {name}, which is neither limit nor test"
+        );
+        count += 1;
+    }
+    assert!(count > 30, "only {count} names are found");
+}

@@ -35,7 +35,11 @@ impl Binder {
         let mut states = BTreeMap::new();
         loop {
             let published = self.reader.load().generation > 0;
-            self.step(&mut states).await;
+            let wanted: BTreeSet<u16> = self.reader.load().ports().map(|(port, _)| port).collect();
+            // Who moves a pool to another port finds it there before it is gone here.
+            self.open_wanted(&wanted, &mut states);
+            self.bindings.report(states.clone());
+            self.close_unwanted(&wanted, &mut states).await;
             self.bindings.report(states.clone());
             // One port that fails is its pool's fault; where none works there is nobody to serve.
             let works = states.is_empty() || states.values().any(|state| *state == BindState::Bound);
@@ -51,20 +55,22 @@ impl Binder {
         }
     }
 
-    async fn step(&self, states: &mut BTreeMap<u16, BindState>) {
-        let wanted: BTreeSet<u16> = self.reader.load().ports().map(|(port, _)| port).collect();
+    fn open_wanted(&self, wanted: &BTreeSet<u16>, states: &mut BTreeMap<u16, BindState>) {
+        for port in wanted {
+            if states.get(port) != Some(&BindState::Bound) {
+                let state = self.open(*port);
+                self.log(*port, states.get(port), &state);
+                states.insert(*port, state);
+            }
+        }
+    }
+
+    async fn close_unwanted(&self, wanted: &BTreeSet<u16>, states: &mut BTreeMap<u16, BindState>) {
         let unwanted: Vec<u16> = states.keys().filter(|port| !wanted.contains(port)).copied().collect();
         for port in unwanted {
             if states.remove(&port) == Some(BindState::Bound) {
                 self.close(port).await;
                 tracing::info!(port, "closed a port that no pool asks for any more");
-            }
-        }
-        for port in wanted {
-            if states.get(&port) != Some(&BindState::Bound) {
-                let state = self.open(port);
-                self.log(port, states.get(&port), &state);
-                states.insert(port, state);
             }
         }
     }

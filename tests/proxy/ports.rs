@@ -68,6 +68,21 @@ async fn a_port_that_no_pool_asks_for_is_closed_and_opened_again() {
 }
 
 #[tokio::test]
+async fn a_pool_that_moves_to_another_port_is_always_found_at_one_of_them() {
+    let backend = Backend::new().await;
+    let mut stage = Stage::with(Setup { workers: 2, ..Setup::default() }, &[backend.address]).await;
+    let address = backend.address;
+    backend.answer_all("ok");
+    for _ in 0..3 {
+        let old = (Ipv4Addr::LOCALHOST, stage.port);
+        stage.move_to(free_port());
+        stage.publish(&[address], State::Ready);
+        while tokio::net::TcpStream::connect(old).await.is_ok() {}
+        assert!(stage.exchange(GET).await.ends_with("ok"), "the new port is open when the old one is not");
+    }
+}
+
+#[tokio::test]
 async fn readiness_waits_until_every_port_was_tried() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;

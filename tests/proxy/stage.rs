@@ -143,6 +143,12 @@ impl Stage {
         self.pool.groups[0].tls = Some(Arc::new(tls));
     }
 
+    /// Moves the pool to another port, from the next publish on.
+    pub(crate) fn move_to(&mut self, port: u16) {
+        self.port = port;
+        self.pool.listeners[0].port = port;
+    }
+
     /// Publishes a pool of each of these names, with one backend and its part of the port.
     pub(crate) fn publish_pools(&mut self, pools: &[(&str, SocketAddr, Match)]) {
         self.generation += 1;
