@@ -1,6 +1,7 @@
 //! Owns the list of scenarios.
 
 mod admission;
+mod certificates;
 mod kill;
 mod outage;
 mod propagation;
@@ -83,6 +84,12 @@ fn shared() -> Vec<Scenario> {
             Shared,
             180,
             "new pods take only their share of the keys; pods that go give up only their own"
+        ),
+        scenario!(
+            certificates::a_new_certificate_is_shown_within_two_seconds,
+            Shared,
+            180,
+            "a Secret changes, breaks and goes: newcomers see the new certificate within 2 s, and no request is lost"
         ),
         scenario!(
             replicas::two_replicas_agree,

@@ -11,8 +11,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser};
 use guideway::demo::backend::DemoBackend;
+use guideway::demo::handshakes::{Handshakes, Watched};
 use guideway::demo::load::{Load, LoadPlan, Pace, Target};
 use guideway::demo::orders::parse_duration;
+use rustls::pki_types::ServerName;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +25,8 @@ enum Testbed {
     Backend(BackendArgs),
     /// A load generator; prints its report as JSON. Exit 1 when a request failed.
     Load(LoadArgs),
+    /// A watch on the certificates that some addresses show.
+    Handshakes(HandshakesArgs),
 }
 
 #[derive(Args)]
@@ -66,11 +70,35 @@ struct LoadArgs {
     control: Option<SocketAddr>,
 }
 
+#[derive(Args)]
+struct HandshakesArgs {
+    /// Where to connect to.
+    #[arg(long = "target", required = true)]
+    targets: Vec<SocketAddr>,
+    /// Name to ask for.
+    #[arg(long, value_parser = server_name)]
+    name: ServerName<'static>,
+    /// Certificates of the authorities to trust, as PEM.
+    #[arg(long, env = "ROOTS")]
+    roots: String,
+    /// Pause between two requests to a target.
+    #[arg(long, default_value = "20ms", value_parser = parse_duration)]
+    pause: Duration,
+    /// Serves `GET /sightings` here, until SIGTERM.
+    #[arg(long)]
+    control: SocketAddr,
+}
+
+fn server_name(text: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(text.to_owned()).map_err(|error| error.to_string())
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
     match Testbed::parse() {
         Testbed::Backend(args) => backend(args).await,
         Testbed::Load(args) => load(args).await,
+        Testbed::Handshakes(args) => handshakes(args).await,
     }
 }
 
@@ -109,6 +137,15 @@ async fn load(args: LoadArgs) -> anyhow::Result<ExitCode> {
     let report = load.report(false);
     println!("{}", serde_json::to_string(&report)?);
     Ok(if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn handshakes(args: HandshakesArgs) -> anyhow::Result<ExitCode> {
+    let terminated = terminated()?;
+    let HandshakesArgs { targets: addresses, name, roots, pause, control } = args;
+    let watched = Watched { addresses, name, roots, pause, timeout: Duration::from_secs(5) };
+    let watch = Handshakes::start(watched, &terminated).context("--roots")?;
+    control::serve_sightings(control, watch, terminated).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Cancelled at the first SIGTERM or SIGINT. A process that is PID 1 of its pod has no default for them.

@@ -3,6 +3,7 @@
 //! `guideway demo` runs both on loopback, the testbed runs them in pods.
 
 pub mod backend;
+pub mod handshakes;
 pub mod load;
 pub mod moves;
 pub mod orders;
