@@ -67,6 +67,12 @@ fn spoiled() -> Vec<Spoiled> {
             "spec.backends[0]",
             "exactly one of service and endpoints",
         ),
+        spoiled(
+            "/spec/backends/0/tls",
+            json!({"serverName": "web.test"}),
+            "spec.backends[0].tls",
+            "exactly one of ca and caFile",
+        ),
         spoiled("/spec/timeouts/connect", json!("soon"), "spec.timeouts.connect", "soon"),
     ]
 }

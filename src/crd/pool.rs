@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::duration::DurationText;
 use super::status::LoadBalancerPoolStatus;
-use super::tls::ListenerTls;
+use super::tls::{BackendTls, ListenerTls};
 
 /// Spec is the traffic a pool accepts, the backends that serve it, and how each request finds its backend.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -214,6 +214,11 @@ pub struct Backend {
     #[schemars(length(min = 1, max = 1024))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["address", "port"]))]
     pub endpoints: Option<Vec<Endpoint>>,
+
+    /// Tls encrypts the connections to the backend's endpoints and says by whose word these are believed. Without it
+    /// nothing is encrypted. An endpoint that cannot prove who it is gets no request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<BackendTls>,
 }
 
 /// A Service and one of its ports.

@@ -1,5 +1,5 @@
-//! Owns `listeners[].tls` as users write it: what a port shows its clients and asks of them. Where it comes from
-//! differs: Secrets are named in a cluster, and in files beside it; files can be named where there is no cluster.
+//! Owns `tls` of listeners and of backends as users write it: what is shown to the other side and asked of it. Where
+//! it comes from differs: Secrets are named in a cluster, and in files beside it; files where there is no cluster.
 
 // The derive of `KubeSchema` repeats each type inside a function, where `pub` reaches nobody.
 #![allow(unreachable_pub)]
@@ -49,6 +49,61 @@ pub struct ListenerTls {
     #[serde(rename = "clientCAFile", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub client_ca_file: Option<String>,
+}
+
+/// How connections to a backend's endpoints are encrypted, whom they trust and what they show.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.ca) != has(self.caFile)")
+    .message("set exactly one of ca and caFile: without authorities nobody could tell who an endpoint is"))]
+#[x_kube(validation = Rule::new("!has(self.clientCertificate) || !has(self.clientCertificateFile)")
+    .message("set at most one of clientCertificate and clientCertificateFile"))]
+pub struct BackendTls {
+    /// ServerName is the DNS name that endpoints are asked for and that their certificates must be for, in lower
+    /// case, such as web.shop.svc. It is one name for all endpoints of the backend, and no address.
+    #[schemars(length(min = 1, max = 253), regex(pattern = SERVER_NAME))]
+    pub server_name: String,
+
+    /// CA names a Secret in the pool's namespace whose key ca.crt holds the authorities, in PEM, of which one must
+    /// have signed an endpoint's certificate. Exactly one of ca and caFile is set: Guideway trusts no authority that
+    /// it was not told of, and the check cannot be switched off. A certificate that signed itself may stand there for
+    /// the endpoints that show it, unless it says that it is an authority. A Secret that is bad or gone leaves the
+    /// last good authorities in use and shows in the condition ResolvedRefs. A backend for which there never were any
+    /// takes no requests; they go to the pool's other backends, and never in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<SecretRef>,
+
+    /// CAFile is the same from a file in PEM, for use without Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub ca_file: Option<String>,
+
+    /// ClientCertificate names a Secret of type kubernetes.io/tls in the pool's namespace, with the certificate that
+    /// is shown to endpoints that ask for one. Without it they are shown none. What holds for the Secret of ca holds
+    /// for this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<SecretRef>,
+
+    /// ClientCertificateFile is the same from files, for use without Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate_file: Option<ClientCertificateFile>,
+}
+
+/// A name of DNS in lower case with labels of at most 63 characters. The last begins with a letter, so it is no address.
+pub const SERVER_NAME: &str = r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)*[a-z]([-a-z0-9]{0,61}[a-z0-9])?$";
+
+/// A certificate in files that is shown to endpoints. Their paths are absolute or begin at the folder of the pool's
+/// file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientCertificateFile {
+    /// Certificate is the path of the certificate and those that lead to its root, in PEM, the certificate first.
+    #[schemars(length(min = 1, max = 4096))]
+    pub certificate: String,
+
+    /// Key is the path of the certificate's private key, in PEM, not encrypted.
+    #[schemars(length(min = 1, max = 4096))]
+    pub key: String,
 }
 
 /// A Secret in the pool's namespace.

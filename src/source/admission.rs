@@ -249,6 +249,37 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_of_tls_to_backends_hold_here_too() {
+        let check_tls = |tls: Value, expected: &[&str]| {
+            let service = json!({"name": "web", "port": "https"});
+            check("/spec/backends", json!([{"name": "a", "service": service, "tls": tls}]), expected);
+        };
+        let one = "spec.backends[0].tls: set exactly one of ca and caFile: without authorities nobody could tell who \
+                   an endpoint is";
+        let by_name = |name: &str| json!({"serverName": name, "ca": {"name": "backend-ca"}});
+        for name in ["web.shop.svc", "a", "xn--a.b-c.test", "1.2.3.a", &format!("{}.test", "a".repeat(63))] {
+            check_tls(by_name(name), &[]);
+        }
+        for name in ["192.0.2.1", "2001:db8::1", "*.test", "Web.test", "a..b", "a.", &"a".repeat(64)] {
+            let told = format!(
+                "spec.backends[0].tls.serverName: `{name}` is no DNS name; write one in lower case, such as \
+                 web.shop.svc, and no address"
+            );
+            check_tls(by_name(name), &[&told]);
+        }
+        check_tls(json!({"ca": {"name": "a"}}), &["spec.backends[0].tls.serverName: is missing"]);
+        check_tls(json!({"serverName": "a.test"}), &[one]);
+        let files = json!({"certificate": "a", "key": "b"});
+        check_tls(
+            json!({
+                "serverName": "a.test", "ca": {"name": "a"}, "caFile": "a",
+                "clientCertificate": {"name": "b"}, "clientCertificateFile": files,
+            }),
+            &[one, "spec.backends[0].tls: set at most one of clientCertificate and clientCertificateFile"],
+        );
+    }
+
+    #[test]
     fn an_object_that_does_not_fit_the_schema_is_not_asked_for_more() {
         check(
             "/spec/boundedLoad",

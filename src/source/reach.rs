@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::tls::{ClientCaSource, Secured};
+use super::tls::Secured;
 use super::translate::{BackendSource, FieldError, Translated};
 
 /// Who is going to serve the pools.
@@ -52,14 +52,12 @@ fn addresses_of_the_pod(path: &str, backend: &BackendSource) -> Vec<FieldError> 
     members.iter().map(|member| member.backend.address.ip()).enumerate().filter_map(address).collect()
 }
 
-/// Nor may they have what lies in the pod shown to the world.
+/// Nor may they have what lies in the pod shown to the world, or trusted.
 fn files_of_the_pod(secured: &Secured) -> Vec<FieldError> {
-    let certificates = (!secured.files.is_empty())
-        .then_some(("certificateFiles", "is for use without Kubernetes; name Secrets in secretRefs"));
-    let client_ca = matches!(secured.client_ca, Some(ClientCaSource::File(_)))
-        .then_some(("clientCAFile", "is for use without Kubernetes; name a Secret in clientCA"));
-    let error = |(field, reason)| FieldError::new(format!("{}.{field}", secured.path()), reason);
-    certificates.into_iter().chain(client_ca).map(error).collect()
+    let certificates = secured.certificates.iter().filter(|it| it.files().is_some()).map(|it| &it.field);
+    let authorities = secured.authorities.iter().filter(|it| it.files().is_some()).map(|it| &it.field);
+    let reason = "is for use without Kubernetes; name a Secret in its place";
+    certificates.chain(authorities).map(|field| FieldError::new(field, reason)).collect()
 }
 
 fn is_local(ip: IpAddr) -> bool {
@@ -117,7 +115,17 @@ mod tests {
         assert!(found_in(listener.clone(), backend.clone(), Target::Standalone).is_empty());
         assert_eq!(
             found_in(listener, backend, Target::Cluster),
-            ["spec.listeners[0].tls.certificateFiles", "spec.listeners[0].tls.clientCAFile"]
+            ["spec.listeners[0].tls.certificateFiles[0]", "spec.listeners[0].tls.clientCAFile"]
+        );
+        let tls = json!({
+            "serverName": "web.test", "caFile": "a", "clientCertificateFile": {"certificate": "b", "key": "c"},
+        });
+        let endpoints = json!([{"address": "192.0.2.1", "port": 443}]);
+        let backend = json!({"name": "all", "endpoints": endpoints, "tls": tls});
+        assert!(found(backend.clone(), Target::Standalone).is_empty());
+        assert_eq!(
+            found(backend, Target::Cluster),
+            ["spec.backends[0].tls.clientCertificateFile", "spec.backends[0].tls.caFile"]
         );
     }
 }

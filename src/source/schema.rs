@@ -168,6 +168,9 @@ fn advice(pattern: &str) -> String {
             "has other characters than a-z, 0-9 and, not at its ends, -; use only those".into()
         }
         tls::SECRET_NAME => "is no name of a Secret; use a-z, 0-9 and, not at its ends, - and .".into(),
+        tls::SERVER_NAME => {
+            "is no DNS name; write one in lower case, such as web.shop.svc, and no address".into()
+        }
         other => format!("does not match {other}"),
     }
 }

@@ -21,11 +21,11 @@ use crate::crd::pool::{self as wire, HashOnType, LoadBalancerPool, LoadBalancerP
 /// A pool that makes sense, and where its backends come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Translated {
-    /// The checked policy. Its listeners have no terms of TLS yet: `equipped` gives those that ask for some theirs.
+    /// The checked policy. Nothing in it has terms of TLS yet: `equipped` gives those that ask for some theirs.
     pub pool: Arc<Pool>,
     /// One entry for each of `spec.backends`, in the order written.
     pub backends: Vec<BackendSource>,
-    /// What those of the listeners ask for that speak TLS.
+    /// What those of the listeners and backends ask for that speak TLS.
     pub secured: Vec<Secured>,
 }
 
@@ -109,7 +109,7 @@ pub fn pool(resource: &LoadBalancerPool) -> Result<Translated, Vec<FieldError>> 
             access_log: access_log(spec, &mut errors),
         }),
         backends: backends(spec, &mut errors),
-        secured: secured(spec, &mut errors),
+        secured: Secured::of(spec, &mut errors.list),
     };
     if errors.list.is_empty() { Ok(translated) } else { Err(errors.list) }
 }
@@ -160,11 +160,6 @@ fn listeners(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Listener> 
         matches: matches(&format!("spec.listeners[{index}]"), it, errors),
     };
     spec.listeners.iter().enumerate().map(listener).collect()
-}
-
-fn secured(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Secured> {
-    let listeners = spec.listeners.iter().enumerate();
-    listeners.filter_map(|(index, listener)| Secured::of(index, listener, &mut errors.list)).collect()
 }
 
 fn proxy_protocol(wanted: wire::ProxyProtocol) -> ProxyProtocol {
@@ -496,10 +491,14 @@ fn is_reachable(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::ServerName;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::balance::tls::TlsVersion;
+    use crate::balance::tls::{BackendTls, CaBundle, Certificate, TlsVersion};
+    use crate::source::credentials::tests::{authority, pair};
+    use crate::source::credentials::{authorities, certificate};
+    use crate::source::tls::{Asker, Found, Lacking, Side};
 
     fn resource(spec: Value) -> LoadBalancerPool {
         let metadata =
@@ -729,12 +728,99 @@ mod tests {
         let secure = json!({"name": "tls", "port": 8443, "protocol": "HTTPS", "tls": tls});
         spec["listeners"].as_array_mut().unwrap().push(secure);
         let it = pool(&resource(spec)).unwrap();
-        assert_eq!((it.secured[0].listener, it.secured[0].min_version), (1, TlsVersion::V13));
+        let side = Side::Listener { min_version: TlsVersion::V13 };
+        assert_eq!(it.secured[0].asker, Asker { name: "tls".into(), side });
         let names: Vec<&str> = it.secured[0].secret_names().map(|name| &**name).collect();
         assert_eq!(names, ["a", "b", "c"]);
         let ports = |pool: &Pool| pool.listeners.iter().map(|it| it.port).collect::<Vec<_>>();
         assert_eq!(ports(&it.pool), [8080, 8443]);
-        assert_eq!(ports(&it.equipped(None, |_| None)), [8080], "never in the clear");
+        let unserved = it.equipped(None, Lacking::Unserved, |_| Found::default());
+        assert_eq!(ports(&unserved), [8080], "never in the clear");
+        let looked_at = it.equipped(None, Lacking::LookedAt, |_| Found::default());
+        assert_eq!(ports(&looked_at), [8080, 8443]);
+    }
+
+    #[test]
+    fn a_backend_that_lacks_what_it_asks_of_tls_takes_no_requests() {
+        let mut spec = good();
+        spec["backends"][0]["tls"] = json!({
+            "serverName": "web.shop.svc", "ca": {"name": "a"}, "clientCertificate": {"name": "b"},
+        });
+        let it = pool(&resource(spec)).unwrap();
+        let names: Vec<&str> = it.secured[0].secret_names().map(|name| &**name).collect();
+        assert_eq!(names, ["b", "a"]);
+        let pair = pair(&["client.test"]);
+        let identity = certificate(pair.chain.as_bytes(), pair.key.as_bytes(), None).unwrap().certificate;
+        let ca = Arc::new(authorities(authority("a").as_bytes()).unwrap());
+        let equipped = |lacking, certificates: &[&Arc<Certificate>], ca: Option<&Arc<CaBundle>>| {
+            let certificates = certificates.iter().copied().cloned().collect();
+            let found = Found { certificates, authorities: ca.cloned() };
+            let mut found = Some(found);
+            it.equipped(None, lacking, |_| found.take().unwrap()).groups.clone()
+        };
+        for groups in [
+            equipped(Lacking::Unserved, &[], None),
+            equipped(Lacking::Unserved, &[&identity], None),
+            equipped(Lacking::Unserved, &[], Some(&ca)),
+        ] {
+            assert_eq!(groups[0], Group { name: "stable".into(), weight: 0, tls: None });
+            assert_eq!(groups[1], it.pool.groups[1], "it alone");
+        }
+        assert_eq!(equipped(Lacking::LookedAt, &[], None), it.pool.groups);
+        let whole = equipped(Lacking::Unserved, &[&identity], Some(&ca));
+        let server_name = ServerName::try_from("web.shop.svc").unwrap();
+        let tls = Some(Arc::new(BackendTls { server_name, ca, identity: Some(identity) }));
+        assert_eq!(whole[0], Group { name: "stable".into(), weight: 90, tls });
+    }
+
+    #[test]
+    fn equal_terms_are_used_again() {
+        let mut spec = good();
+        spec["backends"][0]["tls"] = json!({"serverName": "web.shop.svc", "ca": {"name": "a"}});
+        let it = pool(&resource(spec.clone())).unwrap();
+        let pem = authority("a");
+        let found = |_: &Secured| Found {
+            authorities: Some(Arc::new(authorities(pem.as_bytes()).unwrap())),
+            ..Found::default()
+        };
+        let first = it.equipped(None, Lacking::Unserved, found);
+        assert!(Arc::ptr_eq(&first, &it.equipped(Some(&first), Lacking::Unserved, found)));
+        spec["backends"][0]["weight"] = json!(5);
+        let second = pool(&resource(spec)).unwrap().equipped(Some(&first), Lacking::Unserved, found);
+        let tls = |pool: &Pool| pool.groups[0].tls.clone().unwrap();
+        assert!(Arc::ptr_eq(&tls(&first), &tls(&second)), "connections stay in use");
+    }
+
+    #[test]
+    fn tls_of_a_backend_names_authorities_and_a_dns_name() {
+        let check_tls = |tls: Value, expected: &[(&str, &str)]| {
+            let service = json!({"name": "web", "port": "https"});
+            check("/backends/0", json!({"name": "stable", "service": service, "tls": tls}), expected);
+        };
+        check_tls(json!({"serverName": "web.shop.svc", "ca": {"name": "a"}}), &[]);
+        check_tls(json!({"serverName": "web.shop.svc", "caFile": "a"}), &[]);
+        let missing = "is missing; name a Secret with the authorities that sign the endpoints' certificates";
+        for name in ["192.0.2.1", "2001:db8::1", "*.test", ""] {
+            let told = format!("`{name}` is no DNS name; write one such as web.shop.svc");
+            check_tls(
+                json!({"serverName": name}),
+                &[("spec.backends[0].tls.ca", missing), ("spec.backends[0].tls.serverName", &told)],
+            );
+        }
+        let files = json!({"certificate": "a", "key": "b"});
+        check_tls(
+            json!({
+                "serverName": "web.test", "ca": {"name": "a"}, "caFile": "a",
+                "clientCertificate": {"name": "b"}, "clientCertificateFile": files,
+            }),
+            &[
+                ("spec.backends[0].tls.caFile", "stands beside ca; put both bundles into one"),
+                (
+                    "spec.backends[0].tls.clientCertificateFile",
+                    "stands beside clientCertificate; leave one of them out",
+                ),
+            ],
+        );
     }
 
     #[test]

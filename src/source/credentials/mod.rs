@@ -1,5 +1,5 @@
-//! Owns the way from PEM to what a listener shows and trusts: a certificate is served only with the key that belongs
-//! to it. No message repeats a byte of its input, for it may be a key.
+//! Owns the way from PEM to what Guideway shows and trusts: a certificate is served only with the key that belongs to
+//! it. No message repeats a byte of its input, for it may be a key.
 
 mod ocsp;
 mod secret;

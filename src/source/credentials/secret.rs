@@ -1,5 +1,5 @@
-//! Owns what a Secret may hold for a listener: the keys by which certificates and authorities stand in it, as other
-//! products have them.
+//! Owns what a Secret may hold for a listener or backend: the keys by which certificates and authorities stand in it,
+//! as other products have them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,10 +23,10 @@ impl Part {
     }
 }
 
-/// What a Secret holds, or what is wrong with it, for each use that a listener can make of it.
+/// What a Secret holds, or what is wrong with it, for each use that can be made of it.
 #[derive(Clone, PartialEq)]
 pub struct SecretCredentials {
-    /// To show to clients.
+    /// To show to others.
     pub certificate: Result<Checked, Vec<Fault>>,
     /// To know others by.
     pub authorities: Result<Arc<CaBundle>, Vec<Fault>>,

@@ -9,25 +9,23 @@ use super::folder::Credentials;
 use super::reading::{Found, Place, Problem, Reading};
 use super::secrets::SecretDocument;
 use crate::balance::pool::{Pool, PoolId};
-use crate::balance::tls::{CaBundle, Certificate, TlsTerms};
+use crate::balance::tls::{CaBundle, Certificate};
 use crate::crd::tls::CertificateFiles;
 use crate::source::credentials::{self, Checked, Fault, Part, Reason, SecretCredentials};
 use crate::source::reach::Target;
-use crate::source::tls::{ClientCaSource, Secured};
+use crate::source::tls::{self, Asked, Lacking, Secured, Source};
 use crate::source::translate::{FieldError, Translated};
 
 /// The files with certificates, keys and authorities that the pools of these readings name.
 pub(super) fn named_files<'a>(readings: impl IntoIterator<Item = &'a Reading>) -> BTreeSet<PathBuf> {
     let mut named = BTreeSet::new();
     for found in readings.into_iter().flat_map(|reading| &reading.pools) {
-        let secured = found.outcome.iter().flat_map(|it| &it.secured);
-        for secured in secured {
-            let parts =
-                secured.files.iter().flat_map(|it| [Some(&it.certificate), Some(&it.key), it.ocsp.as_ref()]);
+        for secured in found.outcome.iter().flat_map(|it| &it.secured) {
+            let certificates = secured.certificates.iter().filter_map(Asked::files);
+            let parts = certificates.flat_map(|it| [Some(&it.certificate), Some(&it.key), it.ocsp.as_ref()]);
             named.extend(parts.flatten().map(|path| resolve(found, path)));
-            if let Some(ClientCaSource::File(path)) = &secured.client_ca {
-                named.insert(resolve(found, path));
-            }
+            let authorities = secured.authorities.iter().filter_map(Asked::files);
+            named.extend(authorities.map(|path| resolve(found, path)));
         }
     }
     named
@@ -49,6 +47,16 @@ pub(super) struct Means<'a> {
     pub(super) in_force: &'a BTreeMap<PoolId, Arc<Pool>>,
 }
 
+impl Means<'_> {
+    /// A cluster has the Secrets that are missing in the files.
+    fn lacking(&self) -> Lacking {
+        match self.target {
+            Target::Cluster => Lacking::LookedAt,
+            Target::Standalone => Lacking::Unserved,
+        }
+    }
+}
+
 /// Gives the pools of these readings the terms of TLS that they ask for, or their mistakes.
 pub(super) fn equip(readings: &mut [&mut Reading], means: &Means<'_>) {
     let secrets: Vec<SecretDocument> =
@@ -59,7 +67,8 @@ pub(super) fn equip(readings: &mut [&mut Reading], means: &Means<'_>) {
             let Ok(translated) = &found.outcome else { continue };
             let (problems, remarks) = (Vec::new(), Vec::new());
             let mut fitter = Fitter { found, secrets: &secrets, means, problems, remarks, used: &mut used };
-            let pool = translated.equipped(means.in_force.get(&found.id), |secured| fitter.terms(secured));
+            let before = means.in_force.get(&found.id);
+            let pool = translated.equipped(before, means.lacking(), |secured| fitter.find(secured));
             let Fitter { mut problems, remarks, .. } = fitter;
             reading.remarks.extend(remarks);
             if problems.is_empty() {
@@ -87,31 +96,27 @@ struct Fitter<'a> {
 }
 
 impl<'a> Fitter<'a> {
-    fn terms(&mut self, secured: &Secured) -> Option<TlsTerms> {
-        let path = secured.path();
-        let mut certificates = Vec::new();
-        for (index, name) in secured.secrets.iter().enumerate() {
-            let field = format!("{path}.secretRefs[{index}].name");
-            certificates
-                .extend(self.of_secret(&field, name, |it| &it.certificate).map(|it| self.shown(&field, it)));
+    fn find(&mut self, secured: &Secured) -> tls::Found {
+        let mut found = tls::Found::default();
+        for Asked { field, source } in &secured.certificates {
+            found.certificates.extend(match source {
+                Source::Secret(name) => {
+                    let field = format!("{field}.name");
+                    self.of_secret(&field, name, |it| &it.certificate).map(|it| self.shown(&field, it))
+                }
+                Source::Files(files) => {
+                    let checked = self.of_files(field, files);
+                    checked.map(|it| self.shown(&format!("{field}.certificate"), &it))
+                }
+            });
         }
-        for (index, files) in secured.files.iter().enumerate() {
-            let field = format!("{path}.certificateFiles[{index}]");
-            let checked = self.of_files(&field, files);
-            certificates.extend(checked.map(|it| self.shown(&format!("{field}.certificate"), &it)));
-        }
-        let client_ca = match &secured.client_ca {
-            Some(ClientCaSource::Secret(name)) => {
-                self.of_secret(&format!("{path}.clientCA.name"), name, |it| &it.authorities).cloned()
+        found.authorities = secured.authorities.as_ref().and_then(|Asked { field, source }| match source {
+            Source::Secret(name) => {
+                self.of_secret(&format!("{field}.name"), name, |it| &it.authorities).cloned()
             }
-            Some(ClientCaSource::File(file)) => self.of_file(&format!("{path}.clientCAFile"), file),
-            None => None,
-        };
-        match self.means.target {
-            Target::Standalone => secured.terms(certificates, client_ca),
-            // The cluster has the Secrets that are missing here. Nobody serves what is only looked at.
-            Target::Cluster => Some(TlsTerms { certificates, min_version: secured.min_version, client_ca }),
-        }
+            Source::Files(file) => self.of_file(field, file),
+        });
+        found
     }
 
     /// What the Secret holds for this use.
@@ -220,7 +225,7 @@ mod tests {
     use k8s_openapi::ByteString;
 
     use super::super::reading;
-    use super::super::reading::tests::tls_pool;
+    use super::super::reading::tests::{tls_backend_pool, tls_pool};
     use super::*;
     use crate::source::admission::Admission;
     use crate::source::credentials::tests::{Pair, authority, expired, pair};
@@ -405,6 +410,78 @@ mod tests {
             Target::Standalone,
             &["x.yaml:12: spec.listeners[0].tls.certificateFiles[0].key: /etc/a.key does not belong to the \
                  certificate; replace both together"],
+        );
+    }
+
+    #[test]
+    fn backends_have_their_credentials_from_secrets_or_files() {
+        let (client, ca) = (pair(&["client.test"]), authority("backends"));
+        let by_secret = tls_backend_pool(
+            "      serverName: web.test\n      ca: {name: backend-ca}\n      clientCertificate: {name: shop-tls}\n",
+        );
+        let ca_secret = secret("backend-ca", &[("ca.crt", &ca)]);
+        let all = format!("{by_secret}---\n{ca_secret}---\n{}", tls_secret(&client));
+        let by_file = tls_backend_pool(
+            "      serverName: web.test\n      caFile: ca.crt\n      clientCertificateFile: {certificate: a.crt, key: a.key}\n",
+        );
+        let beside = [("conf/ca.crt", &*ca), ("conf/a.crt", &client.chain), ("conf/a.key", &client.key)];
+        for readings in [
+            readings(&[("x.yaml", &all)], &[], Target::Standalone),
+            readings(&[("conf/x.yaml", &by_file)], &beside, Target::Standalone),
+        ] {
+            assert_eq!(problems(&readings), [""; 0]);
+            let group = &readings[0].pools[0].outcome.as_ref().unwrap().pool.groups[0];
+            let tls = group.tls.as_ref().unwrap();
+            assert_eq!((tls.ca.roots.len(), group.weight), (1, 1));
+            assert_eq!(*tls.identity.as_ref().unwrap().names, ["client.test".into()]);
+            assert_eq!(readings[0].others, [], "the Secrets are the backend's");
+        }
+        let in_cluster = readings(&[("x.yaml", &by_secret)], &[], Target::Cluster);
+        let group = &in_cluster[0].pools[0].outcome.as_ref().unwrap().pool.groups[0];
+        assert_eq!((group.tls.is_some(), group.weight), (false, 1), "what a plan says of it stays true");
+    }
+
+    #[test]
+    fn the_faults_of_a_backends_credentials_are_told_with_their_lines() {
+        let client = pair(&["client.test"]);
+        let by_secret = tls_backend_pool("      serverName: web.test\n      ca: {name: shop-tls}\n");
+        check(
+            &[("x.yaml", &by_secret), ("y.yaml", &tls_secret(&client))],
+            &[],
+            Target::Standalone,
+            &["y.yaml:4: stringData.ca.crt: is missing; add it"],
+        );
+        check(
+            &[("x.yaml", &by_secret)],
+            &[],
+            Target::Standalone,
+            &[
+                "x.yaml:13: spec.backends[0].tls.ca.name: there is no Secret shop-tls in namespace default of these \
+                 files; add it, or name files in its place",
+            ],
+        );
+        let by_file = tls_backend_pool(
+            "      serverName: web.test\n      caFile: ca.crt\n      clientCertificateFile:\n        certificate: a.crt\n        key: a.key\n",
+        );
+        check(
+            &[("x.yaml", &by_file)],
+            &[("ca.crt", &client.key), ("a.crt", &client.chain)],
+            Target::Standalone,
+            &[
+                "x.yaml:13: spec.backends[0].tls.caFile: ca.crt holds no certificate in PEM; it begins with \
+                 -----BEGIN CERTIFICATE-----",
+                "x.yaml:16: spec.backends[0].tls.clientCertificateFile.key: a.key cannot be read: No such file",
+            ],
+        );
+        check(
+            &[("x.yaml", &by_file)],
+            &[],
+            Target::Cluster,
+            &[
+                "x.yaml:13: spec.backends[0].tls.caFile: is for use without Kubernetes; name a Secret in its place",
+                "x.yaml:14: spec.backends[0].tls.clientCertificateFile: is for use without Kubernetes; name a Secret \
+                 in its place",
+            ],
         );
     }
 

@@ -188,6 +188,11 @@ pub(super) mod tests {
             .replace("port: 8443\n", &format!("port: 8443\n    protocol: HTTPS\n    tls:\n{terms}"))
     }
 
+    /// A pool that speaks TLS with its backend on these terms.
+    pub(crate) fn tls_backend_pool(terms: &str) -> String {
+        format!("{}    tls:\n{terms}", pool("a", 8001))
+    }
+
     fn check(text: &str, target: Target, expected: &[&str]) {
         let file: Arc<Path> = Path::new("pools.yaml").into();
         let reading = read(text, &file, &Admission::new().unwrap(), target);

@@ -15,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::subscriber::DefaultGuard;
 
 use super::folder::Changes;
-use super::reading::tests::{pool, tls_pool};
+use super::reading::tests::{pool, tls_backend_pool, tls_pool};
 use super::{Error, Options, PortProbe, follow};
 use crate::balance::tls::TlsTerms;
 use crate::handoff::{BindState, BindingsWriter, Reader, bindings, handoff};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::source::Outlets;
-use crate::source::credentials::tests::{Pair, pair};
+use crate::source::credentials::tests::{Pair, authority, pair};
 use crate::source::programmer::Programmer;
 
 /// Long enough for a machine under load.
@@ -81,6 +81,23 @@ impl Running {
             "not {ports:?} but {:?}",
             self.reader.load().ports().map(|(port, _)| port).collect::<Vec<_>>()
         );
+    }
+
+    /// Waits until the snapshot is so.
+    async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let reached = async {
+            while !is_so(self) {
+                assert!(self.reader.changed().await, "the source ended");
+            }
+        };
+        assert!(timeout(SOON, reached).await.is_ok(), "never so: {what}");
+    }
+
+    /// How many authorities each backend of TLS is known by.
+    fn trusts(&self) -> Vec<usize> {
+        let snapshot = self.reader.load();
+        let groups = snapshot.pools().flat_map(|it| &it.pool.groups);
+        groups.filter_map(|it| it.tls.as_ref()).map(|it| it.ca.roots.len()).collect()
     }
 
     /// The terms of every listener that speaks TLS.
@@ -295,6 +312,44 @@ async fn new_certificates_are_shown_and_a_bad_one_disturbs_nothing() {
     running.says("all mistakes are corrected").await;
     write_pair(certificates.path(), &pair(&["three.test"]));
     running.shows(&["three.test"]).await;
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn new_authorities_of_backends_are_trusted_and_bad_ones_disturb_nothing() {
+    let (folder, certificates) = (folder(), folder());
+    let (file, bundle) = (folder.path().join("pools.yaml"), certificates.path().join("ca.crt"));
+    let terms = format!("      serverName: web.test\n      caFile: {}\n", bundle.display());
+    fs::write(&bundle, authority("one")).unwrap();
+    fs::write(&file, pool("a", 8001)).unwrap();
+    let mut running = Running::start(&file, None);
+    running.serves(&[8001]).await;
+    assert!(running.trusts().is_empty());
+    fs::write(&file, tls_backend_pool(&terms)).unwrap();
+    running.until("one is trusted", |it| it.trusts() == [1]).await;
+    fs::write(&bundle, authority("one") + &authority("two")).unwrap();
+    running.until("two are trusted", |it| it.trusts() == [2]).await;
+    fs::write(&bundle, "none").unwrap();
+    running.says("pools.yaml:13: spec.backends[0].tls.caFile: ").await;
+    assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 1"));
+    assert_eq!(running.trusts(), [2]);
+    fs::write(&bundle, authority("three")).unwrap();
+    running.until("three is trusted", |it| it.trusts() == [1]).await;
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_whose_authorities_are_missing_stays_as_it_was_or_is_not_served() {
+    let folder = folder();
+    let (file, bundle) = (folder.path().join("pools.yaml"), folder.path().join("ca.crt"));
+    let terms = "      serverName: web.test\n      caFile: ca.crt\n";
+    fs::write(&file, format!("{}---\n{}", tls_backend_pool(terms), pool("b", 8002))).unwrap();
+    let mut running = Running::start(&file, None);
+    running.says("ca.crt cannot be read: No such file").await;
+    running.serves(&[8002]).await;
+    fs::write(&bundle, authority("one")).unwrap();
+    running.serves(&[8001, 8002]).await;
+    assert_eq!(running.trusts(), [1]);
     running.end().await.unwrap();
 }
 

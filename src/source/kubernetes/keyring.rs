@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::facts::Key;
 use crate::balance::pool::Pool;
-use crate::balance::tls::{CaBundle, TlsTerms};
+use crate::balance::tls::CaBundle;
 use crate::source::credentials::{Checked, Fault, SecretCredentials, Validity};
-use crate::source::tls::{ClientCaSource, Secured};
+use crate::source::tls::{Asked, Asker, Found, Lacking, Secured};
 use crate::source::translate::Translated;
 
 /// What a look at a Secret came to.
@@ -59,10 +59,10 @@ pub(super) enum Trouble {
     Faulty(Vec<Fault>),
 }
 
-/// A Secret that a listener names and that is not as it should be.
+/// A Secret that a listener or backend names and that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SecretProblem {
-    pub(super) listener: Arc<str>,
+    pub(super) asker: Asker,
     pub(super) secret: Arc<str>,
     pub(super) trouble: Trouble,
     /// An earlier state of it is in use.
@@ -72,12 +72,12 @@ pub(super) struct SecretProblem {
 /// A certificate in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shown {
-    pub(super) listener: Arc<str>,
+    pub(super) asker: Asker,
     pub(super) secret: Arc<str>,
     pub(super) validity: Validity,
 }
 
-/// A pool with the terms of its listeners.
+/// A pool with its terms of TLS.
 #[derive(Debug)]
 pub(super) struct Equipped {
     pub(super) pool: Arc<Pool>,
@@ -104,50 +104,33 @@ impl Keyring {
         self.secrets.retain(|name, _| named.contains(name));
     }
 
-    /// The pool with the terms of its listeners, as far as there are credentials for them. `before` is the pool as it
-    /// was, whose terms are used again where they are equal.
+    /// The pool with its terms of TLS, as far as there are credentials for them. `before` is the pool as it was, whose
+    /// terms are used again where they are equal.
     pub(super) fn equip(&self, spec: &Translated, before: Option<&Arc<Pool>>) -> Equipped {
         let (mut problems, mut shown) = (Vec::new(), Vec::new());
-        let terms = |secured: &Secured| self.terms(spec, secured, &mut problems, &mut shown);
-        let pool = spec.equipped(before, terms);
+        let find = |secured: &Secured| self.find(secured, &mut problems, &mut shown);
+        let pool = spec.equipped(before, Lacking::Unserved, find);
         Equipped { pool, problems, shown }
     }
 
-    fn terms(
-        &self,
-        spec: &Translated,
-        secured: &Secured,
-        problems: &mut Vec<SecretProblem>,
-        shown: &mut Vec<Shown>,
-    ) -> Option<TlsTerms> {
-        let listener = &spec.pool.listeners.get(secured.listener)?.name;
-        let mut tell = |secret: &Arc<str>, kept, trouble: Option<&Trouble>| {
-            let problem = |trouble: &Trouble| {
-                let (listener, secret) = (listener.clone(), secret.clone());
-                SecretProblem { listener, secret, trouble: trouble.clone(), kept }
-            };
-            problems.extend(trouble.map(problem));
-        };
-        let mut certificates = Vec::new();
-        for secret in &secured.secrets {
+    /// What is known of what is asked for. Files are refused in a cluster.
+    fn find(&self, secured: &Secured, problems: &mut Vec<SecretProblem>, shown: &mut Vec<Shown>) -> Found {
+        let mut found = Found::default();
+        for secret in secured.certificates.iter().filter_map(Asked::secret) {
             let slot = self.secrets.get(secret).map_or(&Slot::UNSEEN, |known| &known.certificate);
-            tell(secret, slot.good.is_some(), slot.trouble.as_ref());
+            problems.extend(slot.problem(&secured.asker, secret));
             if let Some(good) = &slot.good {
-                let (listener, secret) = (listener.clone(), secret.clone());
-                shown.push(Shown { listener, secret, validity: good.validity });
-                certificates.push(good.certificate.clone());
+                let (asker, secret) = (secured.asker.clone(), secret.clone());
+                shown.push(Shown { asker, secret, validity: good.validity });
+                found.certificates.push(good.certificate.clone());
             }
         }
-        // Files are refused in a cluster.
-        let client_ca = match &secured.client_ca {
-            Some(ClientCaSource::Secret(secret)) => {
-                let slot = self.secrets.get(secret).map_or(&Slot::UNSEEN, |known| &known.authorities);
-                tell(secret, slot.good.is_some(), slot.trouble.as_ref());
-                slot.good.clone()
-            }
-            Some(ClientCaSource::File(_)) | None => None,
-        };
-        secured.terms(certificates, client_ca)
+        if let Some(secret) = secured.authorities.as_ref().and_then(Asked::secret) {
+            let slot = self.secrets.get(secret).map_or(&Slot::UNSEEN, |known| &known.authorities);
+            problems.extend(slot.problem(&secured.asker, secret));
+            found.authorities.clone_from(&slot.good);
+        }
+        found
     }
 }
 
@@ -159,6 +142,11 @@ impl<T> Slot<T> {
             Ok(good) => *self = Self { good: Some(good), trouble: None },
             Err(trouble) => self.trouble = Some(trouble),
         }
+    }
+
+    fn problem(&self, asker: &Asker, secret: &Arc<str>) -> Option<SecretProblem> {
+        let (trouble, kept) = (self.trouble.clone()?, self.good.is_some());
+        Some(SecretProblem { asker: asker.clone(), secret: secret.clone(), trouble, kept })
     }
 }
 
@@ -176,8 +164,8 @@ impl SecretProblem {
 
 impl fmt::Display for SecretProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listener, secret, trouble, kept } = self;
-        write!(f, "listener {listener}: ")?;
+        let Self { asker, secret, trouble, kept } = self;
+        write!(f, "{asker}: ")?;
         match trouble {
             Trouble::Unseen => write!(f, "Secret {secret} is being read")?,
             Trouble::Missed(Miss::NotFound) => {

@@ -17,6 +17,7 @@ use crate::crd::conditions::{self, ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS, r
 use crate::crd::status::{EndpointCounts, TableStatus};
 use crate::handoff::BindState;
 use crate::source::programmer::{Conflict, Contested, Report};
+use crate::source::tls::{Asker, Side};
 
 /// Mistakes told in one message; who has more of them corrects these first.
 const MISTAKES_TOLD: usize = 20;
@@ -120,12 +121,12 @@ impl View<'_> {
         }
     }
 
-    /// What clients will say of the certificates in use.
+    /// What the other side will say of the certificates in use.
     fn expiries(&self, now: &Time) -> String {
         let now = u64::try_from(now.0.as_second()).unwrap_or_default();
         let remark = |it: &Shown| {
             let remark = it.validity.remark(now)?;
-            Some(format!("listener {}: the certificate of Secret {} {remark}", it.listener, it.secret))
+            Some(format!("{}: the certificate of Secret {} {remark}", it.asker, it.secret))
         };
         let remarks: Vec<String> = self.pool.shown.iter().filter_map(remark).collect();
         if remarks.is_empty() { String::new() } else { format!(" But {}.", list(&remarks)) }
@@ -143,10 +144,8 @@ impl View<'_> {
         if let Some(conflict) = report.port_conflicts.first() {
             return Verdict::fails(PROGRAMMED, reasons::PORT_CONFLICT, told(conflict));
         }
-        if let Some((problem, listener)) = self.unopened(pool) {
-            let message =
-                format!("Listener {listener} is not open: it has no good certificate, or no good clientCA.");
-            return Verdict::fails(PROGRAMMED, reason_of(problem), message);
+        if let Some((problem, asker)) = self.unserved(pool) {
+            return Verdict::fails(PROGRAMMED, reason_of(problem), lack_of(asker));
         }
         let ports = pool.listeners.iter().map(|listener| listener.port);
         let mut states = ports.map(|port| (port, self.ports.get(&port)));
@@ -164,15 +163,14 @@ impl View<'_> {
         }
     }
 
-    /// A listener of the spec in force that is missing in the `pool` served, and why.
-    fn unopened(&self, pool: &Pool) -> Option<(&Problem, &str)> {
+    /// A listener or backend of the spec in force that lacks a credential, and which.
+    fn unserved(&self, pool: &Pool) -> Option<(&Problem, &Asker)> {
         if self.pool.serves_earlier_spec() {
             return None;
         }
         self.pool.problems.iter().find_map(|problem| match problem {
-            Problem::Secret(SecretProblem { listener, .. }) => {
-                let is_open = pool.listeners.iter().any(|it| it.name == *listener);
-                (!is_open).then_some((problem, &**listener))
+            Problem::Secret(SecretProblem { asker, .. }) => {
+                (!asker.is_served(pool)).then_some((problem, asker))
             }
             _ => None,
         })
@@ -209,6 +207,18 @@ impl View<'_> {
         match self.pool.serves_earlier_spec() {
             true => format!("{message}. The last good spec stays in force."),
             false => format!("{message}."),
+        }
+    }
+}
+
+fn lack_of(asker: &Asker) -> String {
+    let name = &asker.name;
+    match asker.side {
+        Side::Listener { .. } => {
+            format!("Listener {name} is not open: it has no good certificate, or no good clientCA.")
+        }
+        Side::Backend { .. } => {
+            format!("Backend {name} takes no requests: it has no good ca, or no good clientCertificate.")
         }
     }
 }

@@ -148,6 +148,15 @@ pub(super) fn tls_pool(secrets: &[&str]) -> Value {
     pool
 }
 
+/// The pool `shop/web`, which speaks TLS with the pods of its Service, and in the clear with one address beside them.
+pub(super) fn tls_backend_pool() -> Value {
+    let mut pool = pool();
+    pool["spec"]["backends"][0]["tls"] = json!({ "serverName": "web.test", "ca": { "name": "backend-ca" }, "clientCertificate": { "name": "client" } });
+    let plain = json!({ "name": "plain", "endpoints": [{ "address": "192.0.2.1", "port": 80 }] });
+    pool["spec"]["backends"].as_array_mut().unwrap().push(plain);
+    pool
+}
+
 /// A Secret with these keys.
 pub(super) fn secret(name: &str, data: &[(&str, &str)]) -> Value {
     let data: BTreeMap<&str, ByteString> =

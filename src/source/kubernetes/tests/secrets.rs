@@ -1,9 +1,11 @@
 //! Owns the law of Secrets: a good one is in use soon, a bad one never, and nothing that becomes of a Secret takes
 //! away the certificate that was good.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -15,7 +17,7 @@ use super::api_server::{ApiServer, Fault};
 use super::fixtures::*;
 use super::replica::*;
 use crate::balance::pool::PoolId;
-use crate::balance::tls::TlsTerms;
+use crate::balance::tls::{BackendTls, TlsTerms};
 use crate::source::credentials::tests::{Pair, authority, pair};
 
 /// The promise: so soon a new certificate is in use.
@@ -57,6 +59,26 @@ impl Replica {
         let began = Instant::now();
         until(&format!("{names:?} are shown"), || self.names() == names).await;
         began.elapsed()
+    }
+}
+
+/// What of `shop/web` concerns TLS with its backends.
+impl Replica {
+    fn backend_tls(&self) -> Option<Arc<BackendTls>> {
+        self.reader.load().pool(&web())?.pool.groups[0].tls.clone()
+    }
+
+    /// The names of the certificate that pods are shown; `None` as long as they get no requests.
+    fn identity(&self) -> Option<String> {
+        let names = self.backend_tls()?.identity.as_ref()?.names.clone();
+        Some(names.join(" "))
+    }
+
+    /// Groups that take requests.
+    fn serving(&self) -> BTreeSet<String> {
+        let snapshot = self.reader.load();
+        let places = snapshot.pool(&web()).into_iter().flat_map(|pool| pool.places.iter().flatten());
+        places.map(|backend| backend.group.to_string()).collect()
     }
 }
 
@@ -319,6 +341,84 @@ async fn a_listener_that_asks_clients_for_certificates_is_not_open_without_an_au
     server.put("secrets", &secret("clients", &[]));
     unresolved(&server, "InvalidSecret", "ca.crt: is missing").await;
     assert!(replica.terms().unwrap().client_ca.is_some(), "strangers are not let in by an edit");
+    replica.stop().await;
+}
+
+/// What the pool is to trust of its pods, and to show them.
+fn put_backend_secrets(server: &ApiServer, identity: &str) {
+    server.put("secrets", &secret("backend-ca", &[("ca.crt", &authority("backends"))]));
+    server.put("secrets", &tls_secret("client", &pair(&[identity])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_without_its_secrets_takes_no_requests_until_they_are_there() {
+    let server = shop().await;
+    server.put("loadbalancerpools", &tls_backend_pool());
+    let replica = Replica::start(&server, "a");
+    unresolved(&server, "SecretNotFound", "backend stable: there is no Secret client in this namespace")
+        .await;
+    let words = "Backend stable takes no requests: it has no good ca, or no good clientCertificate.";
+    says(&server, "Programmed", "False", "SecretNotFound", words).await;
+    until("ready", || replica.readiness.is_ready()).await;
+    assert_eq!(replica.serving(), ["plain".into()].into(), "never in the clear");
+    server.put("secrets", &tls_secret("client", &pair(&["one.test"])));
+    unresolved(&server, "SecretNotFound", "backend stable: there is no Secret backend-ca").await;
+    sleep(ROTATION).await;
+    assert_eq!(replica.serving(), ["plain".into()].into(), "half is not enough");
+    put_backend_secrets(&server, "one.test");
+    until("it takes requests", || replica.serving().len() == 2).await;
+    assert_eq!(replica.identity().as_deref(), Some("one.test"));
+    resolved(&server).await;
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_credentials_for_backends_are_in_use_within_two_seconds_and_bad_ones_never() {
+    let server = shop().await;
+    put_backend_secrets(&server, "one.test");
+    server.put("loadbalancerpools", &tls_backend_pool());
+    let replica = Replica::start(&server, "a");
+    until("one is shown", || replica.identity().as_deref() == Some("one.test")).await;
+    let began = Instant::now();
+    server.put("secrets", &tls_secret("client", &pair(&["two.test"])));
+    until("two is shown", || replica.identity().as_deref() == Some("two.test")).await;
+    assert!(began.elapsed() <= ROTATION, "{:?}", began.elapsed());
+    resolved(&server).await;
+    let good = replica.backend_tls().unwrap();
+    server.put("secrets", &secret("backend-ca", &[("ca.crt", "none")]));
+    let words = "backend stable: Secret backend-ca cannot be used: ca.crt: holds no certificate in PEM; it begins \
+                 with -----BEGIN CERTIFICATE----- (the last good state of it is in use)";
+    unresolved(&server, "InvalidSecret", words).await;
+    server.delete("secrets", "client");
+    unresolved(&server, "SecretNotFound", "there is no Secret client").await;
+    assert!(Arc::ptr_eq(&good, &replica.backend_tls().unwrap()), "connections stay in use");
+    assert_ne!(condition(&server, "web", "Programmed")["status"], "False");
+    assert_eq!(replica.serving().len(), 2);
+    let both = authority("old") + &authority("new");
+    server.put("secrets", &secret("backend-ca", &[("ca.crt", &both)]));
+    until("both are trusted", || replica.backend_tls().unwrap().ca.roots.len() == 2).await;
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_is_to_speak_tls_stays_as_it_was_until_its_secrets_are_there() {
+    let server = shop().await;
+    server.put("loadbalancerpools", &pool());
+    let replica = Replica::start(&server, "a");
+    until("it is served", || replica.serving() == ["stable".into()].into()).await;
+    let mut edited = tls_backend_pool();
+    edited["metadata"]["generation"] = json!(2);
+    server.put("loadbalancerpools", &edited);
+    unresolved(&server, "SecretNotFound", "The last good spec stays in force").await;
+    assert_eq!(replica.serving(), ["stable".into()].into());
+    put_backend_secrets(&server, "one.test");
+    until("it speaks TLS", || replica.identity().as_deref() == Some("one.test")).await;
+    let mut renamed = edited.clone();
+    renamed["metadata"]["generation"] = json!(3);
+    renamed["spec"]["backends"][0]["tls"]["serverName"] = json!("other.test");
+    server.put("loadbalancerpools", &renamed);
+    let other = ServerName::try_from("other.test").unwrap();
+    until("it is another name", || replica.backend_tls().unwrap().server_name == other).await;
     replica.stop().await;
 }
 
