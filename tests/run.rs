@@ -1,0 +1,164 @@
+//! `guideway run` as a service manager starts it: flags, signals, and what it leaves in the access log.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Nothing in a test takes this long unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A process that serves a pool of one backend, which refuses. It ends also when the test fails.
+struct Run {
+    child: Child,
+    port: u16,
+    metrics: u16,
+}
+
+impl Run {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let [port, metrics, dead] = free_ports();
+        let mut pool = String::from("apiVersion: guideway.dev/v1alpha1\nkind: LoadBalancerPool\n");
+        write!(
+            pool,
+            "metadata: {{name: web, namespace: shop}}\nspec:\n  accessLog: {{}}\n  \
+             listeners: [{{name: web, port: {port}}}]\n  \
+             backends: [{{name: dead, endpoints: [{{address: 127.0.0.1, port: {dead}}}]}}]\n"
+        )
+        .unwrap();
+        let file = folder.join("pool.yaml");
+        std::fs::write(&file, pool).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_guideway"));
+        command.args(["run", "--listen-address=127.0.0.1", "--workers=1", "--file"]).arg(file);
+        command.arg(format!("--metrics-address=127.0.0.1:{metrics}")).args(arguments);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self { child, port, metrics }
+    }
+
+    /// Waits until it serves.
+    fn once_ready(self) -> Self {
+        wait("readiness", || get(self.metrics, "/readyz").is_some_and(|answer| answer.contains(" 200 ")));
+        self
+    }
+
+    fn request(&self, path: &str) {
+        let answer = get(self.port, path).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    fn terminate(&mut self) -> ExitStatus {
+        self.signal("-TERM");
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One test at a time: a process that another test starts holds the sockets of this one from its fork to its exec, so
+/// that a port let go is not free at once.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn free_ports<const N: usize>() -> [u16; N] {
+    let sockets = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    sockets.map(|socket| socket.local_addr().unwrap().port())
+}
+
+fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes())
+        .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+fn wait(what: &str, right: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !right() {
+        assert!(begun.elapsed() < PATIENCE, "{what} does not come");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn paths(log: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let path = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["path"].to_string();
+    text.lines().map(path).collect()
+}
+
+#[test]
+fn lines_go_to_standard_output_and_no_signal_but_the_last_ends_it() {
+    let _turn = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Run::start(folder.path(), &[]).once_ready();
+    let mut lines = BufReader::new(run.child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    run.request("/first");
+    let first = lines.next().unwrap();
+    assert!(first.contains(" shop/web \"GET a/first HTTP/1.1\" 502 "), "{first}");
+    run.signal("-HUP");
+    run.request("/second");
+    assert!(run.terminate().success());
+    let second: Vec<String> = lines.collect();
+    assert!(second.len() == 1 && second[0].contains("\"GET a/second HTTP/1.1\""), "{second:?}");
+}
+
+#[test]
+fn a_hangup_opens_a_file_anew_that_was_moved_away() {
+    let _turn = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let (log, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+    let flag = format!("--access-log={}", log.display());
+    let mut run = Run::start(folder.path(), &[&flag, "--access-log-format=json"]).once_ready();
+    run.request("/first");
+    wait("the first line", || paths(&log).len() == 1);
+    std::fs::rename(&log, &moved).unwrap();
+    run.signal("-HUP");
+    wait("the new file", || log.exists());
+    run.request("/second");
+    assert!(run.terminate().success());
+    assert_eq!((paths(&moved), paths(&log)), (vec!["\"/first\"".into()], vec!["\"/second\"".into()]));
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_said_before_anything_is_served() {
+    let _turn = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Run::start(folder.path(), &["--access-log=/nowhere/access.log"]);
+    assert_eq!(run.child.wait().unwrap().code(), Some(1));
+    let said = std::io::read_to_string(run.child.stderr.take().unwrap()).unwrap();
+    assert!(said.contains("the access log /nowhere/access.log cannot be opened"), "{said}");
+}
+
+#[test]
+fn a_process_without_memory_for_requests_serves_none_and_says_so() {
+    let _turn = alone();
+    let folder = tempfile::tempdir().unwrap();
+    // Less than it takes to start in a build for tests.
+    let run = Run::start(folder.path(), &["--memory-limit=16Mi"]).once_ready();
+    let level = |level: &str| {
+        get(run.metrics, "/metrics")
+            .is_some_and(|it| it.contains(&format!("\nguideway_overload_level {level}\n")))
+    };
+    wait("the level", || level("3"));
+    assert_eq!(get(run.port, "/").unwrap_or_default(), "", "new connections are closed");
+    let refused = "guideway_connections_refused_total{limit=\"memory\"} 1";
+    assert!(get(run.metrics, "/metrics").unwrap().contains(refused));
+}
