@@ -42,6 +42,8 @@ pub struct Certificate {
     pub names: Vec<Box<str>>,
     /// The certificate itself, then those that lead to its root.
     pub chain: Vec<CertificateDer<'static>>,
+    /// When the first one is valid.
+    pub validity: Validity,
     /// The private key of the first one.
     pub key: PrivateKeyDer<'static>,
     /// The issuer's word that it is not revoked (RFC 6960), to be shown along with it.
@@ -53,6 +55,15 @@ impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate").field("names", &self.names).finish_non_exhaustive()
     }
+}
+
+/// When a certificate is valid, in seconds since the UNIX epoch, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// First second.
+    pub not_before: u64,
+    /// Last second.
+    pub not_after: u64,
 }
 
 /// How connections to backends are encrypted.

@@ -78,6 +78,7 @@ pub mod family {
         TABLE_MOVED_SLOTS = Counter "table_moved_slots_total" "Slots that changed their backend, by cause";
         TABLE_BUILD = Histogram "table_build_seconds" "Time to build the table of one pool";
         PROPAGATION = Histogram "propagation_seconds" "From a pod's change of readiness to the first table with or without it";
+        CERTIFICATE_NOT_AFTER = Gauge "certificate_not_after_seconds" "When the first of the certificates of a listener or backend expires, in seconds since the UNIX epoch";
         CONFIG_ERRORS = Gauge "config_errors" "Pools whose latest edit is not in force because it is wrong";
         LEADER = Gauge "leader" "1 on the replica that assigns seats and writes status, else 0";
         WATCH_AGE = Gauge "watch_age_seconds" "Time since the API server was last heard of, by kind of resource; of several watches the longest";

@@ -32,7 +32,8 @@ impl Collects for Collector {
         each(&mut encoder, &rows, family::BACKEND_READY, |row| u64::from(row.slots > 0))?;
         each(&mut encoder, &rows, family::BACKEND_WEIGHT, |row| row.weight)?;
         each(&mut encoder, &rows, family::TABLE_SLOTS, |row| row.slots)?;
-        digests(&mut encoder, &snapshot)
+        digests(&mut encoder, &snapshot)?;
+        expiries(&mut encoder, &snapshot)
     }
 }
 
@@ -96,17 +97,41 @@ fn digests(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Res
     Ok(())
 }
 
+/// Of what clients are shown, by listener, and of what endpoints are shown, by backend.
+fn expiries(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let mut series = family::CERTIFICATE_NOT_AFTER.start(encoder)?;
+    for pool in snapshot.pools().map(|it| &it.pool) {
+        let listeners = pool.listeners.iter().filter_map(|it| {
+            let certificates = &it.tls.as_ref()?.certificates;
+            Some(("listener", &it.name, certificates.iter().map(|it| it.validity.not_after).min()?))
+        });
+        let backends = pool.groups.iter().filter_map(|it| {
+            let identity = it.tls.as_ref()?.identity.as_ref()?;
+            Some(("backend", &it.name, identity.validity.not_after))
+        });
+        for (side, name, not_after) in listeners.chain(backends) {
+            let labels = [("namespace", &*pool.id.namespace), ("pool", &*pool.id.name), (side, &**name)];
+            ConstGauge::<u64>::new(not_after).encode(series.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
+
     use super::*;
     use crate::balance::assembly::Assembly;
     use crate::balance::backend::{Backend, Lineage, Member, State, Weight};
     use crate::balance::key::KeySource;
-    use crate::balance::pool::{Fill, Group, Readiness, Timeouts};
+    use crate::balance::pool::{Fill, Group, Listener, ProxyProtocol, Readiness, Timeouts};
+    use crate::balance::routes::Match;
     use crate::balance::seats::Authority;
+    use crate::balance::tls::{BackendTls, CaBundle, Certificate, TlsTerms, TlsVersion, Validity};
     use crate::handoff::handoff;
     use crate::metrics::Metrics;
 
@@ -143,12 +168,16 @@ mod tests {
     /// What is scraped of a backend: name, ready, weight and slots.
     type Seen = (&'static str, u64, u64, u64);
 
-    fn check(pool: &Arc<Pool>, members: &[Member], expected: &[Seen]) {
+    fn scrape(pool: &Arc<Pool>, members: &[Member]) -> String {
         let (publisher, reader) = handoff();
         let built = Assembly::default().assemble(pool, members, Authority::Holder, 0);
         let pools = BTreeMap::from([(pool.id.clone(), built.snapshot)]);
         publisher.publish(Snapshot::new(1, pools, &BTreeMap::new()));
-        let text = Metrics::new(reader).scrape().unwrap();
+        Metrics::new(reader).scrape().unwrap()
+    }
+
+    fn check(pool: &Arc<Pool>, members: &[Member], expected: &[Seen]) {
+        let text = scrape(pool, members);
         let series = |family: Family, value: fn(&Seen) -> u64| {
             let start = format!("{}{{", family.name);
             let found: Vec<&str> = text.lines().filter(|line| line.starts_with(&start)).collect();
@@ -161,6 +190,42 @@ mod tests {
         series(family::BACKEND_READY, |seen| seen.1);
         series(family::BACKEND_WEIGHT, |seen| seen.2);
         series(family::TABLE_SLOTS, |seen| seen.3);
+    }
+
+    fn certificate(not_after: u64) -> Arc<Certificate> {
+        Arc::new(Certificate {
+            names: Vec::new(),
+            chain: Vec::new(),
+            validity: Validity { not_before: 0, not_after },
+            key: PrivatePkcs8KeyDer::from(Vec::new()).into(),
+            ocsp: None,
+        })
+    }
+
+    #[test]
+    fn of_several_certificates_the_one_that_expires_first_counts() {
+        let mut pool = Pool::clone(&pool(&[("stable", 1), ("canary", 1), ("plain", 1)], Readiness::Require));
+        let ca = Arc::new(CaBundle { roots: Vec::new() });
+        let certificates = vec![certificate(300), certificate(100), certificate(200)];
+        let terms = TlsTerms { certificates, min_version: TlsVersion::V12, client_ca: None };
+        for (name, tls) in [("web", None), ("secure", Some(Arc::new(terms)))] {
+            let (proxy_protocol, matches) = (ProxyProtocol::Off, vec![Match::all()]);
+            pool.listeners.push(Listener { name: name.into(), port: 8443, proxy_protocol, tls, matches });
+        }
+        for (group, identity) in pool.groups.iter_mut().zip([Some(certificate(50)), None]) {
+            let server_name = ServerName::try_from("web.test").unwrap();
+            group.tls = Some(Arc::new(BackendTls { server_name, ca: ca.clone(), identity }));
+        }
+        let text = scrape(&Arc::new(pool), &[]);
+        let found: Vec<&str> =
+            text.lines().filter(|line| line.starts_with(family::CERTIFICATE_NOT_AFTER.name)).collect();
+        assert_eq!(
+            found,
+            [
+                "guideway_certificate_not_after_seconds{namespace=\"shop\",pool=\"web\",listener=\"secure\"} 100",
+                "guideway_certificate_not_after_seconds{namespace=\"shop\",pool=\"web\",backend=\"stable\"} 50",
+            ]
+        );
     }
 
     #[test]

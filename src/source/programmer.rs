@@ -379,7 +379,7 @@ mod tests {
     use crate::balance::key::KeySource;
     use crate::balance::pool::{Fill, Group, ProxyProtocol, Readiness, Timeouts};
     use crate::balance::routes::PathPrefix;
-    use crate::balance::tls::{CaBundle, Certificate, TlsVersion};
+    use crate::balance::tls::{CaBundle, Certificate, TlsVersion, Validity};
     use crate::handoff::{Reader, handoff};
 
     fn pool(name: &str, port: u16, created_ms: u64) -> Pool {
@@ -511,6 +511,7 @@ mod tests {
             names: Vec::new(),
             chain: Vec::new(),
             key: PrivatePkcs8KeyDer::from(vec![key]).into(),
+            validity: Validity { not_before: 0, not_after: u64::MAX },
             ocsp: None,
         };
         let roots: Vec<_> = client_ca.iter().map(|root| vec![*root].into()).collect();

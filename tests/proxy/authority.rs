@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use guideway::balance::tls::{CaBundle, Certificate};
+use guideway::balance::tls::{CaBundle, Certificate, Validity};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+/// Nobody in these tests looks at what Guideway knows of it.
+pub(crate) const ALWAYS: Validity = Validity { not_before: 0, not_after: u64::MAX };
 
 /// Somebody who signs certificates.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -31,7 +34,7 @@ impl Authority {
     pub(crate) fn certificate(&self, names: &[&str]) -> Arc<Certificate> {
         let (certificate, key) = self.sign(names);
         let names = names.iter().map(|name| (*name).into()).collect();
-        Arc::new(Certificate { names, chain: vec![certificate], key, ocsp: None })
+        Arc::new(Certificate { names, chain: vec![certificate], validity: ALWAYS, key, ocsp: None })
     }
 
     /// Itself, for whom to trust.

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::authority::Authority;
+use super::authority::{ALWAYS, Authority};
 use super::stage::{Backend, Setup, Stage};
 
 const NAME: &str = "backend.test";
@@ -132,7 +132,8 @@ async fn a_backend_that_asks_for_a_certificate_is_shown_it() {
     let (authority, members) = (Authority::new(), Authority::new());
     let backend = Secured::new(&authority, Some(&members)).await.answer_all();
     let (certificate, key) = members.sign(&["guideway"]);
-    let identity = Certificate { names: Vec::new(), chain: vec![certificate], key, ocsp: None };
+    let identity =
+        Certificate { names: Vec::new(), chain: vec![certificate], validity: ALWAYS, key, ocsp: None };
     let identified = BackendTls { identity: Some(Arc::new(identity)), ..trusting(&authority) };
     assert!(stage(identified, &[backend]).await.exchange(GET).await.starts_with("HTTP/1.1 200 "));
     assert!(stage(trusting(&authority), &[backend]).await.exchange(GET).await.starts_with("HTTP/1.1 502 "));

@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
-use crate::balance::tls::{CaBundle, Certificate};
+use crate::balance::tls::{CaBundle, Certificate, Validity};
 
 pub use secret::SecretCredentials;
 
@@ -25,24 +25,6 @@ const CHAIN_MAX: usize = 16;
 /// Most authorities in one bundle, a few times the number that browsers trust. A listener sends the names
 /// of all of them in every handshake.
 const AUTHORITIES_MAX: usize = 512;
-
-/// A certificate that can be served, and when it is valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
-    /// With its key.
-    pub certificate: Arc<Certificate>,
-    /// Of the certificate itself, not of those that lead to its root.
-    pub validity: Validity,
-}
-
-/// When a certificate is valid, in seconds since the UNIX epoch, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Validity {
-    /// First second.
-    pub not_before: u64,
-    /// Last second.
-    pub not_after: u64,
-}
 
 /// What is wrong with a part of a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,7 +112,7 @@ pub enum Reason {
 }
 
 /// A certificate with its key, from PEM, and the issuer's word on it, from DER; or all that is wrong with them.
-pub fn certificate(chain: &[u8], key: &[u8], ocsp: Option<&[u8]>) -> Result<Checked, Vec<Fault>> {
+pub fn certificate(chain: &[u8], key: &[u8], ocsp: Option<&[u8]>) -> Result<Arc<Certificate>, Vec<Fault>> {
     let mut faults = Vec::new();
     let chain = told(Part::Chain, read_chain(chain), &mut faults);
     let key = told(Part::Key, read_key(key), &mut faults);
@@ -196,7 +178,7 @@ fn together(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     ocsp: Option<Vec<u8>>,
-) -> Result<Checked, Vec<Fault>> {
+) -> Result<Arc<Certificate>, Vec<Fault>> {
     let fault = |part, reason| vec![Fault { part, reason }];
     let public = any_supported_type(&key).ok().and_then(|it| it.public_key().map(|it| it.into_owned()));
     let public = public.ok_or_else(|| fault(Part::Key, Reason::UnsupportedKey))?;
@@ -212,7 +194,7 @@ fn together(
         let names = leaf.valid_dns_names().map(|name| name.to_ascii_lowercase().into_boxed_str()).collect();
         (names, Validity::of(&leaf).map_err(unusable)?)
     };
-    Ok(Checked { certificate: Arc::new(Certificate { names, chain, key, ocsp }), validity })
+    Ok(Arc::new(Certificate { names, chain, validity, key, ocsp }))
 }
 
 impl Validity {
@@ -235,7 +217,7 @@ impl Validity {
         Ok(Self { not_before, not_after })
     }
 
-    /// What clients will say of the certificate at `now`, in seconds since the UNIX epoch, if they will not take it.
+    /// What others will say of the certificate at `now`, in seconds since the UNIX epoch, if they will not take it.
     pub fn remark(self, now: u64) -> Option<String> {
         match now {
             _ if now > self.not_after => Some(format!("expired at {}; renew it", date(self.not_after))),

@@ -49,7 +49,7 @@ fn issuer(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn read(pair: &Pair) -> Result<Checked, Vec<Fault>> {
+fn read(pair: &Pair) -> Result<Arc<Certificate>, Vec<Fault>> {
     certificate(pair.chain.as_bytes(), pair.key.as_bytes(), None)
 }
 
@@ -60,9 +60,9 @@ fn faults<T>(result: Result<T, Vec<Fault>>) -> Vec<String> {
 #[test]
 fn a_certificate_is_known_by_its_dns_names_in_lower_case() {
     let checked = read(&pair(&["Shop.Example.com", "*.example.com", "192.0.2.1"])).unwrap();
-    let names: Vec<&str> = checked.certificate.names.iter().map(|it| &**it).collect();
+    let names: Vec<&str> = checked.names.iter().map(|it| &**it).collect();
     assert_eq!(names, ["shop.example.com", "*.example.com"]);
-    assert_eq!(checked.certificate.ocsp, None);
+    assert_eq!(checked.ocsp, None);
 }
 
 #[test]
@@ -71,8 +71,8 @@ fn a_chain_is_kept_in_its_order() {
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec!["a.test".into()]).unwrap().signed_by(&key, &issuer).unwrap();
     let good = Pair { chain: leaf.pem() + &issuer.pem(), key: key.serialize_pem() };
-    assert_eq!(read(&good).unwrap().certificate.chain[0], *leaf.der());
-    assert_eq!(read(&good).unwrap().certificate.chain.len(), 2);
+    assert_eq!(read(&good).unwrap().chain[0], *leaf.der());
+    assert_eq!(read(&good).unwrap().chain.len(), 2);
     let turned = Pair { chain: issuer.pem() + &leaf.pem(), ..good };
     assert_eq!(
         faults(read(&turned)),
@@ -97,7 +97,7 @@ kCuei38S
 fn a_chain_may_end_in_a_certificate_of_old() {
     let good = pair(&["a.test"]);
     let old = Pair { chain: good.chain.clone() + VERSION_1, ..good.clone() };
-    assert_eq!(read(&old).unwrap().certificate.chain.len(), 2);
+    assert_eq!(read(&old).unwrap().chain.len(), 2);
     let junk = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
     let damaged = Pair { chain: good.chain + junk, ..old };
     assert!(faults(read(&damaged))[0].starts_with("tls.crt: certificate 2 of it cannot be used: "));
@@ -180,7 +180,7 @@ fn an_ocsp_response_goes_along_and_a_bad_one_is_refused() {
     let good = pair(&["a.test"]);
     let with = |ocsp: &[u8]| certificate(good.chain.as_bytes(), good.key.as_bytes(), Some(ocsp));
     let response = [0x30, 7, 0x0a, 1, 0, 0xa0, 2, b'o', b'k'];
-    assert_eq!(with(&response).unwrap().certificate.ocsp.as_deref(), Some(&response[..]));
+    assert_eq!(with(&response).unwrap().ocsp.as_deref(), Some(&response[..]));
     assert_eq!(
         faults(with(b"garbage")),
         ["tls.ocsp-staple: is no OCSP response in DER; fetch it anew, or leave it out"]
@@ -240,6 +240,6 @@ fn no_key_is_ever_shown() {
     let data = [("tls.crt", &good.chain), ("tls.key", &good.key)];
     let data = data.map(|(key, text)| (key.to_string(), ByteString(text.as_bytes().into())));
     let shown = format!("{:?} {:?}", SecretCredentials::read(&data.into()), read(&good));
-    let bytes = read(&good).unwrap().certificate.key.secret_der()[..8].to_vec();
+    let bytes = read(&good).unwrap().key.secret_der()[..8].to_vec();
     assert!(!shown.contains(secret_part) && !shown.contains(&format!("{bytes:?}")[1..20]), "{shown}");
 }

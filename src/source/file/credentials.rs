@@ -11,7 +11,7 @@ use super::secrets::SecretDocument;
 use crate::balance::pool::{Pool, PoolId};
 use crate::balance::tls::{CaBundle, Certificate};
 use crate::crd::tls::CertificateFiles;
-use crate::source::credentials::{self, Checked, Fault, Part, Reason, SecretCredentials};
+use crate::source::credentials::{self, Fault, Part, Reason, SecretCredentials};
 use crate::source::reach::Target;
 use crate::source::tls::{self, Asked, Lacking, Secured, Source};
 use crate::source::translate::{FieldError, Translated};
@@ -164,7 +164,7 @@ impl<'a> Fitter<'a> {
         of_use(content).as_ref().map_err(faults).ok()
     }
 
-    fn of_files(&mut self, field: &str, files: &CertificateFiles) -> Option<Checked> {
+    fn of_files(&mut self, field: &str, files: &CertificateFiles) -> Option<Arc<Certificate>> {
         let chain = self.read(Part::Chain, &files.certificate);
         let key = self.read(Part::Key, &files.key);
         let ocsp = files.ocsp.as_ref().map(|path| self.read(Part::Ocsp, path)).transpose();
@@ -202,12 +202,12 @@ impl<'a> Fitter<'a> {
     }
 
     /// The certificate of a pool, with a remark if clients will not take it.
-    fn shown(&mut self, field: &str, checked: &Checked) -> Arc<Certificate> {
-        if let Some(remark) = checked.validity.remark(self.means.now) {
+    fn shown(&mut self, field: &str, certificate: &Arc<Certificate>) -> Arc<Certificate> {
+        if let Some(remark) = certificate.validity.remark(self.means.now) {
             let (place, field) = (self.found.place_of(field), field.into());
             self.remarks.push(Problem { place, field, reason: format!("the certificate {remark}") });
         }
-        checked.certificate.clone()
+        certificate.clone()
     }
 
     fn tell_file(&mut self, field: &str, path: &str, reason: &Reason) {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::facts::Key;
 use crate::balance::pool::Pool;
-use crate::balance::tls::CaBundle;
-use crate::source::credentials::{Checked, Fault, SecretCredentials, Validity};
+use crate::balance::tls::{CaBundle, Certificate, Validity};
+use crate::source::credentials::{Fault, SecretCredentials};
 use crate::source::tls::{Asked, Asker, Found, Lacking, Secured};
 use crate::source::translate::Translated;
 
@@ -38,7 +38,7 @@ pub(super) struct Keyring {
 /// One Secret, for each of its uses.
 #[derive(Debug, Default)]
 struct Known {
-    certificate: Slot<Checked>,
+    certificate: Slot<Arc<Certificate>>,
     authorities: Slot<Arc<CaBundle>>,
 }
 
@@ -122,7 +122,7 @@ impl Keyring {
             if let Some(good) = &slot.good {
                 let (asker, secret) = (secured.asker.clone(), secret.clone());
                 shown.push(Shown { asker, secret, validity: good.validity });
-                found.certificates.push(good.certificate.clone());
+                found.certificates.push(good.clone());
             }
         }
         if let Some(secret) = secured.authorities.as_ref().and_then(Asked::secret) {
