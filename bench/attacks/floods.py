@@ -93,7 +93,7 @@ class Flood:
 
 
 class NoHttp2(Exception):
-    """The server has no HTTP/2 to flood."""
+    """The server answers, but not in HTTP/2."""
 
 
 class Connection:
@@ -105,7 +105,7 @@ class Connection:
         raw = socket.create_connection(("127.0.0.1", port), timeout=5)
         self._socket = context.wrap_socket(raw, server_hostname="bench.example")
         if self._socket.selected_alpn_protocol() != "h2":
-            raise NoHttp2
+            raise NoHttp2("the server chose another protocol")
         self._socket.sendall(PREFACE + frame(SETTINGS, 0, 0))
         self._socket.setblocking(False)
         self._pending = b""
@@ -185,7 +185,7 @@ def main() -> int:
     try:
         Connection(options.port).close()
     except (OSError, NoHttp2) as error:
-        json.dump({"error": f"it offers no HTTP/2 over TLS: {error or 'another protocol was chosen'}"}, sys.stdout)
+        json.dump({"error": f"there is no HTTP/2 to flood: {error}"}, sys.stdout)
         return 1
     seen = list(floods(FLOODS[options.flood], options.port, options.rate, options.seconds))
     cut = [it for it in seen if it.cut]

@@ -89,7 +89,7 @@ impl Plan {
             Way::Handshake => (Rc::from(HELLO), Rc::from([0])),
             Way::Headers => (Rc::from(head("GET", "/1k").as_bytes()), Rc::from(*b"x-a: b\r\n")),
             Way::Body => {
-                let whole = head("POST", "/1k") + "Content-Length: 1000000\r\n\r\n";
+                let whole = head("POST", "/sink") + "Content-Length: 1000000\r\n\r\n";
                 (Rc::from(whole.as_bytes()), Rc::from(*b"b"))
             }
             Way::Read => (Rc::from((head("GET", &self.path) + "\r\n").as_bytes()), Rc::from([])),
