@@ -69,7 +69,8 @@ pub struct BackendTls {
     /// it was not told of, and the check cannot be switched off. A certificate that signed itself may stand there for
     /// the endpoints that show it, unless it says that it is an authority. A Secret that is bad or gone leaves the
     /// last good authorities in use and shows in the condition ResolvedRefs. A backend for which there never were any
-    /// takes no requests; they go to the pool's other backends, and never in the clear.
+    /// takes no requests; they go to the pool's other backends, and never in the clear. An edit that adds tls to a
+    /// backend in use waits for its Secrets, and the spec before it stays in force until then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<SecretRef>,
 

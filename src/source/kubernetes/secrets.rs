@@ -26,7 +26,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Shortest time between two looks, so 50 a second at most: what one replica may cost the API server. More Secrets
 /// than 50 are looked at less often each; a thousand of them every 20 s.
 const BETWEEN: Duration = Duration::from_millis(20);
-/// The same where a Secret was never seen, for which a listener waits: a thousand are read within 5 s of the start.
+/// The same where a Secret was never seen, for which a pool waits: a thousand are read within 5 s of the start.
 const BETWEEN_FIRST: Duration = Duration::from_millis(5);
 /// Looks under way at a time. Eight make the rate above where an answer takes 40 ms.
 const AT_A_TIME: usize = 8;
