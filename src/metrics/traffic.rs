@@ -142,7 +142,7 @@ labels! {
         ConnectFailed = "connect_failed",
         /// The backend closed the connection before it answered.
         Lost = "lost",
-        /// The backend's answer is not HTTP.
+        /// The backend's answer is not HTTP, or its head is too large.
         BadResponse = "bad_response",
         /// The backend did not answer in time.
         Timeout = "timeout",

@@ -86,7 +86,8 @@ impl Account {
 
     /// We answer ourselves.
     pub(super) fn rescue(&mut self, error: ProxyError) {
-        self.status = error.status().as_u16();
+        // Whoever broke its request off does not count as answered, though we say why.
+        self.status = if error == ProxyError::BrokenOff { 0 } else { error.status().as_u16() };
         self.progress = Progress::Complete(None);
         self.rescued(error.reason());
     }

@@ -42,7 +42,7 @@ enum Stop {
     Rescue(ProxyError),
     /// The client is not there any more, or does not take it.
     Gone,
-    /// The backend's broke off, or the client's request did while it came.
+    /// The backend's broke off, or the client garbled its request while it came.
     Truncated,
 }
 
@@ -126,8 +126,8 @@ impl Connection {
         reached: &mut Reached,
         account: &mut Account,
     ) -> Poll<Result<Answer, Stop>> {
-        if let Poll::Ready(Err(Malformed)) = self.poll_upload(cx, reached) {
-            return Poll::Ready(Err(Stop::Failed(Failure::BadBody)));
+        if let Poll::Ready(Err(stop)) = self.poll_upload(cx, reached) {
+            return Poll::Ready(Err(stop));
         }
         if let Poll::Ready(answer) = self.poll_head(cx, request, reached, account) {
             return Poll::Ready(answer);
@@ -142,7 +142,8 @@ impl Connection {
 
     /// Sends on what comes of the request. Ready when that is all, or when the backend takes no more of
     /// it; an error when the client broke off or garbled its body.
-    fn poll_upload(&mut self, cx: &mut Context<'_>, reached: &mut Reached) -> Poll<Result<(), Malformed>> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>, reached: &mut Reached) -> Poll<Result<(), Stop>> {
+        let garbled = |Malformed| Stop::Failed(Failure::BadBody);
         let Self { worker, client, socket, inbox, upload, download, awaits_continue, .. } = self;
         let area = &mut worker.scratch.borrow_mut().area;
         let backend = &mut reached.upstream.stream;
@@ -153,7 +154,7 @@ impl Connection {
             }
             if !upload.is_received() && !inbox.is_empty() {
                 // What came with the head leaves with the head.
-                let framed = reframe_kept(upload, inbox, area)?;
+                let framed = reframe_kept(upload, inbox, area).map_err(garbled)?;
                 upload.out.space().extend_from_slice(&area[framed]);
             }
             reached.is_deaf = ready!(upload.out.poll_flush(cx, backend)).is_err();
@@ -165,14 +166,14 @@ impl Connection {
                 continue;
             }
             if std::mem::take(awaits_continue) {
-                download.out.send(cx, socket, CONTINUE).map_err(|_| Malformed)?;
+                download.out.send(cx, socket, CONTINUE).map_err(|_| Stop::Gone)?;
             }
-            let read = ready!(socket.poll_read(cx, &mut area[READ])).unwrap_or(0);
+            let read = ready!(socket.poll_read(cx, &mut area[READ])).map_err(|_| Stop::Gone)?;
             if read == 0 {
-                return Poll::Ready(Err(Malformed));
+                return Poll::Ready(Err(Stop::Failed(Failure::BrokenOff)));
             }
             let raw = READ.start..READ.start + read;
-            let framed = upload.reframe(area, raw, |rest| inbox.keep(rest))?;
+            let framed = upload.reframe(area, raw, |rest| inbox.keep(rest)).map_err(garbled)?;
             reached.is_deaf = upload.out.send(cx, backend, &area[framed]).is_err();
         }
         yield_turn(cx)
@@ -260,9 +261,10 @@ impl Connection {
             return Poll::Ready(ended);
         }
         if let Some(reached) = reached
-            && let Poll::Ready(Err(Malformed)) = self.poll_upload(cx, reached)
+            && let Poll::Ready(Err(stop)) = self.poll_upload(cx, reached)
         {
-            return Poll::Ready(Err(Stop::Truncated));
+            let is_gone = matches!(stop, Stop::Gone | Stop::Failed(Failure::BrokenOff));
+            return Poll::Ready(Err(if is_gone { Stop::Gone } else { Stop::Truncated }));
         }
         if let Poll::Ready(stop) = self.poll_gone(cx) {
             return Poll::Ready(Err(stop));

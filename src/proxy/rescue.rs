@@ -5,6 +5,7 @@ use http::StatusCode;
 
 use super::headers::{self, Hop};
 use super::http1::HeadFault;
+use super::limits::{MAX_HEAD_BYTES, MAX_HEADER_FIELDS};
 use crate::metrics::RescueReason;
 
 /// The header that says why Guideway answered itself; its value is the `reason` of `guideway_rescued_total`.
@@ -45,9 +46,12 @@ pub enum ProxyError {
     /// The client stopped in the middle of its request.
     #[error("the request did not arrive in time")]
     ClientStalled,
-    /// The client broke off or garbled its request's body.
+    /// The client garbled its request's body.
     #[error("the request's body is broken")]
     BadBody,
+    /// The client closed its side in the middle of its request. It may still listen; hardly any does.
+    #[error("the request broke off")]
+    BrokenOff,
     /// No pool answers on the port any more.
     #[error("no pool answers on this port")]
     NoPool,
@@ -72,6 +76,12 @@ pub enum ProxyError {
     /// The backend's answer is not valid HTTP.
     #[error("the backend's answer is not valid HTTP")]
     BadResponse,
+    /// The head of the backend's answer is longer or has more fields than we take.
+    #[error(
+        "the head of the backend's answer has more than the {MAX_HEAD_BYTES} bytes or {MAX_HEADER_FIELDS} fields that \
+         are taken here"
+    )]
+    ResponseTooLarge,
     /// The backend did not answer within the pool's request timeout.
     #[error("the backend did not answer in time")]
     Timeout,
@@ -91,11 +101,15 @@ impl ProxyError {
             | Self::ExpectationFailed
             | Self::ClientStalled
             | Self::BadBody
+            | Self::BrokenOff
             | Self::NoRoute
             | Self::Misdirected => Side::Client,
-            Self::ConnectFailed | Self::Lost | Self::BadResponse | Self::Timeout | Self::Drained => {
-                Side::Upstream
-            }
+            Self::ConnectFailed
+            | Self::Lost
+            | Self::BadResponse
+            | Self::ResponseTooLarge
+            | Self::Timeout
+            | Self::Drained => Side::Upstream,
             Self::NoPool | Self::Loop | Self::NoBackend => Side::Guideway,
         }
     }
@@ -116,23 +130,25 @@ impl ProxyError {
             | Self::ExpectationFailed
             | Self::ClientStalled
             | Self::BadBody
+            | Self::BrokenOff
             | Self::NoRoute
             | Self::Misdirected
             | Self::Loop
-            | Self::BadResponse => false,
+            | Self::BadResponse
+            | Self::ResponseTooLarge => false,
         }
     }
 
     /// Whether nothing more is taken from the client. Who is before us may have read such a request otherwise, and take
     /// the answer to what follows it for that of another client.
     pub(super) fn ends_connection(self) -> bool {
-        matches!(self, Self::BadRequest(_) | Self::BadBody)
+        matches!(self, Self::BadRequest(_) | Self::BadBody | Self::BrokenOff)
     }
 
     /// The status a client sees.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BadBody | Self::BrokenOff => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
@@ -142,7 +158,9 @@ impl ProxyError {
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoPool | Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ConnectFailed | Self::Lost | Self::BadResponse => StatusCode::BAD_GATEWAY,
+            Self::ConnectFailed | Self::Lost | Self::BadResponse | Self::ResponseTooLarge => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::Timeout | Self::Drained => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -156,6 +174,7 @@ impl ProxyError {
             Self::NotImplemented => RescueReason::NotImplemented,
             Self::ExpectationFailed => RescueReason::ExpectationFailed,
             Self::ClientStalled => RescueReason::ClientStalled,
+            Self::BrokenOff => RescueReason::ClientGone,
             Self::NoPool => RescueReason::NoPool,
             Self::NoRoute => RescueReason::NoRoute,
             Self::Misdirected => RescueReason::Misdirected,
@@ -163,7 +182,7 @@ impl ProxyError {
             Self::NoBackend => RescueReason::NoBackend,
             Self::ConnectFailed => RescueReason::ConnectFailed,
             Self::Lost => RescueReason::Lost,
-            Self::BadResponse => RescueReason::BadResponse,
+            Self::BadResponse | Self::ResponseTooLarge => RescueReason::BadResponse,
             Self::Timeout => RescueReason::Timeout,
             Self::Drained => RescueReason::Drained,
         }

@@ -9,7 +9,7 @@ use super::account::Account;
 use super::client::{Client, Expiry};
 use super::filter::{self, Admitted};
 use super::headers::{self, Told};
-use super::http1::RequestHead;
+use super::http1::{RequestHead, ResponseFault};
 use super::limits::MAX_TRIES;
 use super::rescue::ProxyError;
 use super::upstream::{Fault, Slot, Upstream};
@@ -78,8 +78,10 @@ impl Reached {
 /// Why an exchange with one backend did not lead to a response.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Failure {
-    /// The client broke off or garbled its request's body.
+    /// The client garbled its request's body.
     BadBody,
+    /// The client closed its side in the middle of it.
+    BrokenOff,
     /// The backend.
     Upstream(Fault),
     /// The client waited or made wait for too long.
@@ -128,7 +130,9 @@ impl<'a> Delivery<'a> {
         match failure {
             Failure::Late(error) => Err(error),
             Failure::BadBody => Err(ProxyError::BadBody),
-            Failure::Upstream(Fault::Malformed) => Err(ProxyError::BadResponse),
+            Failure::BrokenOff => Err(ProxyError::BrokenOff),
+            Failure::Upstream(Fault::Response(ResponseFault::Malformed)) => Err(ProxyError::BadResponse),
+            Failure::Upstream(Fault::Response(ResponseFault::TooLarge)) => Err(ProxyError::ResponseTooLarge),
             Failure::Upstream(Fault::Lost { unanswered }) if !(unanswered && self.repeatable) => {
                 Err(ProxyError::Lost)
             }

@@ -259,10 +259,23 @@ async fn responses_that_are_not_http_become_502() {
         "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
         "HTTP/1.1 200 OK\r\nX : 1\r\n\r\n",
-        &format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "y".repeat(33 * 1024)),
     ] {
         let answer = seen_by_client(GET, response).await;
         assert!(answer.starts_with("HTTP/1.1 502 "), "{response:?}: {answer}");
         assert!(answer.contains("x-guideway-reason: bad_response\r\n"), "{response:?}: {answer}");
+        assert!(answer.ends_with("the backend's answer is not valid HTTP\n"), "{response:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn responses_with_too_large_a_head_become_502_and_say_so() {
+    for fields in [format!("X: {}\r\n", "y".repeat(33 * 1024)), "X: y\r\n".repeat(101)] {
+        let answer = seen_by_client(GET, &format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+        assert!(answer.contains("x-guideway-reason: bad_response\r\n"), "{answer}");
+        assert!(
+            answer.ends_with("more than the 32768 bytes or 100 fields that are taken here\n"),
+            "{answer}"
+        );
     }
 }

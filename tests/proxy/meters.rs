@@ -44,3 +44,49 @@ async fn what_is_not_http_is_counted_too() {
         .settles("guideway_rescued_total{namespace=\"shop\",pool=\"web\",reason=\"bad_request\"}", 1.0)
         .await;
 }
+
+#[tokio::test]
+async fn an_upload_that_is_broken_off_counts_as_aborted_and_not_as_refused() {
+    let backend = Backend::new().await;
+    let stage = Stage::new(&[backend.address]).await;
+    let framings = ["Content-Length: 9\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf"];
+    for (framing, resets) in framings.into_iter().flat_map(|framing| [(framing, false), (framing, true)]) {
+        let mut client = stage.connect().await;
+        client.write(&format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}")).await;
+        let mut upstream = backend.accept().await;
+        upstream.read_head().await;
+        if resets {
+            client.reset();
+        } else {
+            client.shutdown().await;
+            let answer = client.read_to_end().await;
+            assert!(
+                answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("the request broke off\n"),
+                "{answer}"
+            );
+        }
+        assert!(upstream.read_to_end().await.contains("half"));
+    }
+    let labels = "namespace=\"shop\",pool=\"web\"";
+    for (series, value) in [
+        (format!("guideway_requests_total{{{labels},code_class=\"none\"}}"), 4.0),
+        (format!("guideway_rescued_total{{{labels},reason=\"client_gone\"}}"), 4.0),
+        (format!("guideway_requests_total{{{labels},code_class=\"4xx\"}}"), 0.0),
+    ] {
+        stage.settles(&series, value).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_garbled_is_refused() {
+    let backend = Backend::new().await;
+    let stage = Stage::new(&[backend.address]).await;
+    let mut client = stage.connect().await;
+    client.write("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut upstream = backend.accept().await;
+    upstream.read_head().await;
+    client.write("nonsense\r\n").await;
+    let (head, body) = client.read_response().await;
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    assert_eq!(body, "the request's body is broken\n");
+}

@@ -18,7 +18,7 @@ pub(in crate::proxy) use encoder::{Encoder, TAIL_BYTES};
 pub(in crate::proxy) use field::{Field, Role, is_imitation, tokens};
 pub(in crate::proxy) use framing::Framing;
 pub(in crate::proxy) use request::{HeadFault, RequestHead};
-pub(in crate::proxy) use response::{Asked, ResponseHead};
+pub(in crate::proxy) use response::{Asked, ResponseFault, ResponseHead};
 
 /// The bytes are not HTTP as we accept it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

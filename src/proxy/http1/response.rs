@@ -30,13 +30,28 @@ pub(in crate::proxy) struct ResponseHead<'a> {
     pub(in crate::proxy) keeps: bool,
 }
 
+/// Why there is no head to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum ResponseFault {
+    /// Too many bytes or fields.
+    TooLarge,
+    /// Not HTTP as we accept it.
+    Malformed,
+}
+
+impl From<Malformed> for ResponseFault {
+    fn from(Malformed: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
 impl<'a> ResponseHead<'a> {
     /// The head at the start of `bytes` and its length. `None` while it is incomplete.
     pub(in crate::proxy) fn parse(
         bytes: &'a [u8],
         space: &'a mut Space<'a>,
         asked: Asked<'_>,
-    ) -> Result<Option<(Self, usize)>, Malformed> {
+    ) -> Result<Option<(Self, usize)>, ResponseFault> {
         let window = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
         let mut parsed = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
@@ -47,7 +62,10 @@ impl<'a> ResponseHead<'a> {
                 Ok(Some((Self::interpret(line, Fields::new(headers), asked)?, length)))
             }
             Ok(httparse::Status::Partial) if window.len() < MAX_HEAD_BYTES => Ok(None),
-            Ok(httparse::Status::Partial) | Err(_) => Err(Malformed),
+            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+                Err(ResponseFault::TooLarge)
+            }
+            Err(_) => Err(ResponseFault::Malformed),
         }
     }
 
@@ -111,7 +129,7 @@ mod tests {
 
     fn with<T>(
         wire: &str,
-        look: impl FnOnce(Result<Option<(ResponseHead<'_>, usize)>, Malformed>) -> T,
+        look: impl FnOnce(Result<Option<(ResponseHead<'_>, usize)>, ResponseFault>) -> T,
     ) -> T {
         look(ResponseHead::parse(wire.as_bytes(), &mut space(), Asked::default()))
     }
@@ -190,9 +208,15 @@ mod tests {
             "HTTP/1.1 099 What\r\n\r\n",
             "HTTP/2 200 OK\r\n\r\n",
         ] {
-            with(wire, |head| assert_eq!(head.unwrap_err(), Malformed, "{wire:?}"));
+            with(wire, |head| assert_eq!(head.unwrap_err(), ResponseFault::Malformed, "{wire:?}"));
         }
-        with(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101)), |head| assert!(head.is_err()));
-        with(&format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(MAX_HEAD_BYTES)), |head| assert!(head.is_err()));
+    }
+
+    #[test]
+    fn a_head_that_is_too_large_is_called_that() {
+        for fields in ["a: b\r\n".repeat(101), format!("a: {}\r\n", "b".repeat(MAX_HEAD_BYTES))] {
+            let wire = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+            with(&wire, |head| assert_eq!(head.unwrap_err(), ResponseFault::TooLarge));
+        }
     }
 }

@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::proxy::http1::{self, Asked, Malformed, ResponseHead};
+use crate::proxy::http1::{self, Asked, ResponseFault, ResponseHead};
 use crate::proxy::limits::MAX_HEAD_BYTES;
 use crate::proxy::scratch::READ;
 use crate::proxy::transport::Transport;
@@ -25,13 +25,13 @@ pub(in crate::proxy) enum Fault {
         /// Before any byte of a response arrived.
         unanswered: bool,
     },
-    /// The backend's answer is not HTTP.
-    Malformed,
+    /// What the backend answered cannot be read.
+    Response(ResponseFault),
 }
 
-impl From<Malformed> for Fault {
-    fn from(Malformed: Malformed) -> Self {
-        Self::Malformed
+impl From<ResponseFault> for Fault {
+    fn from(fault: ResponseFault) -> Self {
+        Self::Response(fault)
     }
 }
 
@@ -113,7 +113,7 @@ impl Upstream {
                 }
             }
             if bytes.len() >= MAX_HEAD_BYTES {
-                return Poll::Ready(Err(Fault::Malformed));
+                return Poll::Ready(Err(ResponseFault::TooLarge.into()));
             }
             self.kept.extend_from_slice(&area[bytes]);
         }
