@@ -6,6 +6,7 @@ pub mod assignment;
 pub mod backend;
 pub mod hash;
 pub mod key;
+pub mod path;
 pub mod plan;
 pub mod pool;
 pub mod routes;

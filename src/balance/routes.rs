@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::path;
+
 /// Longest name of DNS, in bytes as text (RFC 1035 section 2.3.4). No longer host is anybody's.
 const MAX_NAME: usize = 253;
 
@@ -46,9 +48,9 @@ impl fmt::Display for HostPattern {
 pub struct PathPrefix(Arc<str>);
 
 impl PathPrefix {
-    /// The prefix that `text` stands for; a slash at its end means nothing.
+    /// The prefix that `text` stands for, however that is spelled; a slash at its end means nothing.
     pub fn new(text: &str) -> Self {
-        Self(text.trim_end_matches('/').into())
+        Self(path::resolved(text).trim_end_matches('/').into())
     }
 
     /// The prefix of all paths.
@@ -56,7 +58,7 @@ impl PathPrefix {
         Self::new("/")
     }
 
-    /// Whether `path` is the path itself or below it.
+    /// Whether `path`, which is resolved, is the path itself or below it.
     #[inline]
     pub fn is_of(&self, path: &str) -> bool {
         path.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -147,7 +149,8 @@ impl<T> FromIterator<(Match, T)> for Routes<T> {
 }
 
 impl<T> Routes<T> {
-    /// The route of a request; `host` without its port, as the client wrote it. `None` where no route is for it.
+    /// The route of a request; `host` without its port, as the client wrote it, and `path` resolved if any route heeds
+    /// it. `None` where no route is for it.
     #[inline]
     pub fn find(&self, host: Option<&str>, path: &str) -> Option<&T> {
         if self.names.is_empty() && self.below.is_empty() {
@@ -265,7 +268,11 @@ mod tests {
 
     #[test]
     fn of_two_equal_matches_the_first_counts_whatever_their_spelling() {
-        let routes = routes(&[("Shop.example.com", "/api/", 1), ("shop.example.com", "/api", 2)]);
+        let routes = routes(&[
+            ("Shop.example.com", "/api/", 1),
+            ("shop.example.com", "/api", 2),
+            ("shop.example.com", "/%61pi", 3),
+        ]);
         assert_eq!(routes.find(Some("shop.example.com"), "/api"), Some(&1));
         assert_eq!(routes.targets().count(), 1);
     }

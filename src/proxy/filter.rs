@@ -1,7 +1,6 @@
 //! Owns which requests may pass: the rules of RFC 9112 about method, target and Host, and ours on names
 //! that imitate framing or forwarding fields. What passes is rebuilt by `headers`, never copied.
 
-use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 use super::http1::{Field, RequestHead, Role, is_imitation};
@@ -25,39 +24,6 @@ impl Admitted<'_> {
         let host = self.host?;
         let port = host.rfind(':').filter(|at| !host[*at..].contains(']'));
         Some(port.map_or(host, |at| &host[..at]))
-    }
-
-    /// The path without segments `.` and `..`, encoded or not, as a backend that follows them sees it.
-    pub(super) fn resolved_path(&self) -> Cow<'_, str> {
-        let segments = || self.path.split('/').map(dots);
-        if segments().all(|dots| dots == 0) {
-            return self.path.into();
-        }
-        let mut resolved: Vec<&str> = Vec::new();
-        for segment in self.path.split('/').skip(1) {
-            match dots(segment) {
-                0 => resolved.push(segment),
-                1 => {}
-                _ => drop(resolved.pop()),
-            }
-        }
-        format!("/{}", resolved.join("/")).into()
-    }
-}
-
-/// How many dots a segment consists of, if it consists of one or two.
-fn dots(segment: &str) -> usize {
-    let next = |rest: &str| match rest.as_bytes() {
-        [b'.', ..] => 1,
-        [b'%', b'2', b'e' | b'E', ..] => 3,
-        _ => 0,
-    };
-    let first = next(segment);
-    let second = next(&segment[first..]);
-    match (first, second) {
-        (1.., 0) if segment.len() == first => 1,
-        (1.., 1..) if segment.len() == first + second => 2,
-        _ => 0,
     }
 }
 

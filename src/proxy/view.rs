@@ -14,6 +14,7 @@ use super::limits::MAX_CANDIDATES_SEEN;
 use super::tls::{Made, PortContracts, Security};
 use super::upstream::{Backends, Slot};
 use crate::balance::assignment::Place;
+use crate::balance::path;
 use crate::balance::pool::{PoolId, Sample};
 use crate::balance::routes::Routes;
 use crate::balance::snapshot::{PoolSnapshot, Port, Snapshot};
@@ -69,7 +70,7 @@ impl PortView {
     #[inline]
     pub(super) fn route(&self, request: &Admitted<'_>) -> Option<&Rc<PoolView>> {
         if self.heeds_paths {
-            return self.routes.find(request.hostname(), &request.resolved_path());
+            return self.routes.find(request.hostname(), &path::resolved(request.path));
         }
         self.routes.find(request.hostname(), request.path)
     }

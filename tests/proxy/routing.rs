@@ -37,6 +37,7 @@ async fn the_host_decides_and_then_the_path() {
         // What a backend would make of it decides, not how it is written.
         ("a.example.com", "/static/../api/x", "api"),
         ("a.example.com", "/x/.%2E/./api", "api"),
+        ("a.example.com", "/%61p%69/x", "api"),
     ];
     for (host, path, pool) in cases {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -48,7 +49,12 @@ async fn the_host_decides_and_then_the_path() {
 #[tokio::test]
 async fn what_no_pool_is_for_is_not_found_and_says_so() {
     let stage = shared().await;
-    for (host, path) in [("a.example.com", "/apis"), ("a.example.com", "/api/.."), ("b.example.org", "/")] {
+    for (host, path) in [
+        ("a.example.com", "/apis"),
+        ("a.example.com", "/api/.."),
+        ("a.example.com", "/%61pis"),
+        ("b.example.org", "/"),
+    ] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let answer = stage.exchange(&request).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{host}{path}: {answer}");
