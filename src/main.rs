@@ -1,5 +1,6 @@
 //! The `guideway` command.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -13,7 +14,8 @@ fn main() -> ExitCode {
     // One crypto library for everything that speaks TLS. It fails only if one was chosen before.
     let _chosen = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Cli::parse().execute().unwrap_or_else(|error| {
-        eprintln!("guideway: {error:#}");
+        // If nobody listens there either, nobody can be told.
+        let _ = writeln!(io::stderr(), "guideway: {error:#}");
         ExitCode::FAILURE
     })
 }

@@ -55,6 +55,11 @@ impl Run {
         assert!(status.success());
     }
 
+    /// What it logged until its end.
+    fn said(&mut self) -> String {
+        std::io::read_to_string(self.child.stderr.take().unwrap()).unwrap()
+    }
+
     fn terminate(&mut self) -> ExitStatus {
         self.signal("-TERM");
         self.child.wait().unwrap()
@@ -118,6 +123,18 @@ fn lines_go_to_standard_output_and_no_signal_but_the_last_ends_it() {
     assert!(run.terminate().success());
     let second: Vec<String> = lines.collect();
     assert!(second.len() == 1 && second[0].contains("\"GET a/second HTTP/1.1\""), "{second:?}");
+    assert!(run.said().contains("nothing to open anew"));
+}
+
+#[test]
+fn quit_ends_it_in_order() {
+    let _turn = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Run::start(folder.path(), &["--drain-delay=0s"]).once_ready();
+    run.signal("-QUIT");
+    assert!(run.child.wait().unwrap().success());
+    let said = run.said();
+    assert!(said.contains("finishing requests") && said.contains("left"), "{said}");
 }
 
 #[test]
@@ -143,7 +160,7 @@ fn a_log_that_cannot_be_written_is_said_before_anything_is_served() {
     let folder = tempfile::tempdir().unwrap();
     let mut run = Run::start(folder.path(), &["--access-log=/nowhere/access.log"]);
     assert_eq!(run.child.wait().unwrap().code(), Some(1));
-    let said = std::io::read_to_string(run.child.stderr.take().unwrap()).unwrap();
+    let said = run.said();
     assert!(said.contains("the access log /nowhere/access.log cannot be opened"), "{said}");
 }
 

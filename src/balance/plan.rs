@@ -302,7 +302,7 @@ impl Ledger {
             after: part(self.now.iter().filter(|owner| is(**owner)).count()),
             moved: part(mine().filter(|moves| *moves > 0).count()),
             unavoidable: part(unavoidable.sum()),
-            moves: mine().map(f64::from).sum::<f64>() / keys,
+            moves: mine().map(u64::from).sum::<u64>() as f64 / keys,
             most_moves: mine().max().unwrap_or(0),
         }
     }
@@ -405,6 +405,7 @@ mod tests {
             let change = Change::Scale { group: "stable".into(), to };
             let outcome = play(&stage(&[("stable", 1, from)]), &change, Fill::Seats);
             assert_eq!(outcome.total, outcome.groups[0].1);
+            assert!(outcome.total.moves.is_sign_positive(), "no part of the keys is -0");
             (outcome.total.before, outcome.total.after, outcome.total.moved)
         };
         assert_eq!(ends(2, 0), (1.0, 0.0, 1.0));

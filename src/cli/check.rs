@@ -1,12 +1,13 @@
 //! Owns `guideway check`: every error a cluster would report about files of pools, without a cluster.
 //! Exit code 1 if there is any.
 
-use std::io::{self, Write};
+use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
+use super::say;
 use crate::balance::pool::Pool;
 use crate::source::file::inspection::{self, Inspection};
 use crate::source::reach::Target;
@@ -27,11 +28,12 @@ pub(super) struct Flags {
 pub(super) fn execute(flags: &Flags) -> anyhow::Result<ExitCode> {
     let target = if flags.standalone { Target::Standalone } else { Target::Cluster };
     let inspection = inspection::inspect(&flags.files, target)?;
-    print(&inspection, &mut io::stdout().lock())?;
+    say(&report(&inspection)?)?;
     Ok(if inspection.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(inspection: &Inspection, out: &mut impl Write) -> io::Result<()> {
+fn report(inspection: &Inspection) -> Result<String, fmt::Error> {
+    let mut out = String::new();
     for (place, kind) in &inspection.others {
         writeln!(out, "{place}: skipped, a {kind}")?;
     }
@@ -44,7 +46,7 @@ fn print(inspection: &Inspection, out: &mut impl Write) -> io::Result<()> {
     for problem in &inspection.problems {
         writeln!(out, "{problem}")?;
     }
-    Ok(())
+    Ok(out)
 }
 
 fn summary(pool: &Pool) -> String {

@@ -1,5 +1,6 @@
 //! Owns the command line: one file a command, each of which says what it prints and when it fails.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -42,5 +43,14 @@ impl Cli {
             Command::Crd => crd::execute(),
             Command::Demo(flags) => demo::execute(flags),
         }
+    }
+}
+
+/// Writes to standard output. That nobody reads on, as behind `| head`, is no failure.
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        said => said,
     }
 }

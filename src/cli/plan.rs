@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -13,8 +12,9 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::say;
 use crate::balance::plan::{self, Change, Endpoints, Movement, Outcome, Stage};
-use crate::balance::pool::{Fill, Pool};
+use crate::balance::pool::{Fill, Pool, PoolId};
 use crate::source::file::inspection;
 use crate::source::reach::Target;
 use crate::source::translate::{BackendSource, Translated};
@@ -42,6 +42,10 @@ pub(super) struct Flags {
     /// The pool, by name or namespace/name; needed where the file holds several
     #[arg(long, value_name = "POOL")]
     pool: Option<String>,
+
+    /// Plan for `guideway run --file`, where there are no Services
+    #[arg(long)]
+    standalone: bool,
 
     /// Endpoints of the backends that are Services: N for all of them or BACKEND=N for one [default: 10]
     #[arg(long, value_name = "N", value_delimiter = ',')]
@@ -80,26 +84,38 @@ pub(super) fn execute(flags: &Flags) -> anyhow::Result<ExitCode> {
         Output::Text => table(&stage.pool, &change, &stage, &seats, &paper)?,
         Output::Json => format!("{:#}\n", report(&stage.pool, &change, &stage, &seats, &paper)),
     };
-    io::stdout().write_all(text.as_bytes())?;
+    say(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn find(flags: &Flags) -> anyhow::Result<Translated> {
-    let inspection = inspection::inspect(std::slice::from_ref(&flags.file), Target::Cluster)?;
-    let is_meant = |pool: &Pool| {
-        flags.pool.as_ref().is_none_or(|name| *name == pool.id.to_string() || *name == *pool.id.name)
-    };
+    let target = if flags.standalone { Target::Standalone } else { Target::Cluster };
+    let inspection = inspection::inspect(std::slice::from_ref(&flags.file), target)?;
+    let is_meant =
+        |id: &PoolId| flags.pool.as_ref().is_none_or(|name| *name == id.to_string() || *name == *id.name);
     let names: Vec<String> = inspection.pools.iter().map(|(_, it)| it.pool.id.to_string()).collect();
-    let mut meant = inspection.pools.into_iter().map(|(_, it)| it).filter(|it| is_meant(&it.pool));
+    let mut meant = inspection.pools.into_iter().map(|(_, it)| it).filter(|it| is_meant(&it.pool.id));
+    let refused = inspection.refused.iter().find(|id| is_meant(id));
     match (meant.next(), meant.next()) {
         (Some(pool), None) => Ok(pool),
         (Some(_), Some(_)) => bail!("which pool? name one with --pool: {}", names.join(", ")),
         (None, _) if !inspection.problems.is_empty() => {
             let problems: Vec<String> = inspection.problems.iter().map(ToString::to_string).collect();
-            bail!("no pool to plan for\n{}", problems.join("\n"))
+            bail!("{}\n{}", headline(refused, target), problems.join("\n"))
         }
         (None, _) if names.is_empty() => bail!("{} holds no pool", flags.file.display()),
         (None, _) => bail!("no pool of that name; --pool is one of {}", names.join(", ")),
+    }
+}
+
+/// What the mistakes in a file have to do with there being no plan.
+fn headline(refused: Option<&PoolId>, target: Target) -> String {
+    match (refused, target) {
+        (None, _) => "no pool to plan for".into(),
+        (Some(id), Target::Standalone) => format!("pool {id} has mistakes; correct them first"),
+        (Some(id), Target::Cluster) => format!(
+            "pool {id} has mistakes; correct them first, or set --standalone if it is for `guideway run --file`"
+        ),
     }
 }
 
@@ -340,9 +356,13 @@ spec:
 ";
 
     fn plan(arguments: &[&str]) -> anyhow::Result<(Stage, Change)> {
+        plan_of(FILE, arguments)
+    }
+
+    fn plan_of(text: &str, arguments: &[&str]) -> anyhow::Result<(Stage, Change)> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pools.yaml");
-        std::fs::write(&file, FILE).unwrap();
+        std::fs::write(&file, text).unwrap();
         let file = file.to_str().unwrap();
         let flags = Command::try_parse_from([&["plan", file], arguments].concat())?.flags;
         let stage = stage(&find(&flags)?, &flags)?;
@@ -392,6 +412,19 @@ spec:
         );
         check_refused(&["--rollout", "stable", "--max-surge=0", "--max-unavailable=0"], "both 0");
         check_refused(&["--scale", "stable=1..70000"], "at most 60000");
+    }
+
+    #[test]
+    fn what_a_process_of_its_own_serves_can_be_planned_for_it_alone() {
+        let (text, _) = FILE.rsplit_once("  - {name: stable").unwrap();
+        let text = format!("{text}  - {{name: local, endpoints: [{{address: 127.0.0.1, port: 80}}]}}\n");
+        let (_, change) = plan_of(&text, &["--rollout", "local", "--standalone"]).unwrap();
+        assert!(matches!(change, Change::Rollout { group, .. } if &*group == "local"));
+        let error = plan_of(&text, &["--rollout", "local"]).unwrap_err().to_string();
+        let headline = "pool shop/web has mistakes; correct them first, or set --standalone if it is for";
+        assert!(error.starts_with(headline) && error.contains("127.0.0.1 means"), "{error}");
+        let error = plan_of(FILE, &["--rollout", "stable", "--standalone"]).unwrap_err().to_string();
+        assert!(error.starts_with("pool shop/web has mistakes; correct them first\n"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Owns `guideway run`: serves pools from a cluster or a file until SIGTERM or SIGINT. On SIGHUP it opens the file
-//! of the access log anew.
+//! Owns `guideway run`: serves pools from a cluster or a file until it is told to leave, in order on SIGTERM, SIGINT
+//! and SIGQUIT. On SIGHUP it opens the file of the access log anew.
 
 use std::process::ExitCode;
 
@@ -37,17 +37,19 @@ pub(super) fn execute(flags: Flags) -> anyhow::Result<ExitCode> {
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hangup = signal(SignalKind::hangup())?;
+    let (mut quit, mut hangup) = (signal(SignalKind::quit())?, signal(SignalKind::hangup())?);
     let mut app = tokio::select! {
         app = App::start(options(settings)) => app?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
+        _ = quit.recv() => return Ok(()),
     };
     loop {
         tokio::select! {
             failure = app.failed() => return Err(failure),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            _ = quit.recv() => break,
             _ = hangup.recv() => app.reopen_access_log(),
         }
     }

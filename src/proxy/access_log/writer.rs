@@ -89,6 +89,9 @@ trait Target: Write + Send {
 
 impl Target for io::Stdout {
     fn reopen(&mut self) -> io::Result<()> {
+        tracing::info!(
+            "nothing to open anew: there is no file of an access log, and all other files are followed"
+        );
         Ok(())
     }
 }

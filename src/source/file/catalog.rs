@@ -40,6 +40,8 @@ pub(super) struct Outcome {
     pub(super) problems: Vec<Problem>,
     /// Pools whose latest edit is not in force, and files that cannot be told pools from.
     pub(super) in_error: usize,
+    /// Pools that are in force as an earlier edit had them.
+    pub(super) kept: usize,
 }
 
 impl Catalog {
@@ -73,7 +75,9 @@ impl Catalog {
         let count = found.len();
         let right = self.sift(found, &mut outcome);
         outcome.in_error = uncertain.len() + count - right.len();
+        let correct = right.len();
         right.into_iter().for_each(|it| self.set(it, &mut outcome));
+        outcome.kept = self.pools.len() - correct;
         outcome.changes.extend(removed);
         outcome.problems.sort();
         outcome

@@ -28,6 +28,8 @@ pub struct Inspection {
     pub remarks: Vec<Problem>,
     /// The pools with nothing wrong of their own, by file and line.
     pub pools: Vec<(Place, Translated)>,
+    /// The pools with something wrong of their own, by file and line.
+    pub refused: Vec<PoolId>,
     /// Documents of other kinds, which were not looked at.
     pub others: Vec<(Place, String)>,
 }
@@ -59,7 +61,10 @@ pub fn inspect(paths: &[PathBuf], target: Target) -> Result<Inspection, Manifest
     for pool in pools {
         match pool.outcome {
             Ok(translated) => inspection.pools.push((pool.place, translated)),
-            Err(problems) => inspection.problems.extend(problems),
+            Err(problems) => {
+                inspection.problems.extend(problems);
+                inspection.refused.push(pool.id);
+            }
         }
     }
     inspection.problems.sort();

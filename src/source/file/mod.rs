@@ -206,7 +206,7 @@ impl FileSource {
         let readings = picture.equipped(&self.catalog.in_force(), now_ms() / 1000);
         let remarks = readings.values().flat_map(|reading| reading.remarks.iter().cloned()).collect();
         let outcome = self.catalog.update(readings, !picture.holds_files());
-        self.tell(&outcome.problems);
+        self.tell(&outcome.problems, outcome.kept);
         self.tell_remarks(remarks);
         self.metrics.set_config_errors(outcome.in_error);
         self.last = Some(Arc::new(picture));
@@ -247,15 +247,24 @@ impl FileSource {
     }
 
     /// Says what is newly wrong, and when all is well again.
-    fn tell(&mut self, problems: &[Problem]) {
+    fn tell(&mut self, problems: &[Problem], kept: usize) {
         let now: BTreeSet<Problem> = problems.iter().cloned().collect();
         for problem in now.difference(&self.told) {
             tracing::error!("{problem}");
         }
         if now.is_empty() && !self.told.is_empty() {
             tracing::info!(path = %self.path.display(), "all mistakes are corrected");
+        } else if now != self.told && kept == 0 {
+            tracing::warn!(
+                mistakes = now.len(),
+                "pools with mistakes are not served before they are corrected"
+            );
         } else if now != self.told {
-            tracing::warn!(mistakes = now.len(), "pools with mistakes stay as they last were");
+            tracing::warn!(
+                mistakes = now.len(),
+                kept,
+                "pools with mistakes stay as they last were; new ones are not served"
+            );
         }
         self.told = now;
     }

@@ -419,6 +419,7 @@ async fn it_is_ready_once_there_is_a_pool() {
     fs::write(&file, pool("a", 70_000)).unwrap();
     let mut running = Running::start(&file, None);
     running.says("70000 is not a port").await;
+    running.says("pools with mistakes are not served before they are corrected").await;
     assert!(!running.readiness.is_ready());
     fs::write(&file, pool("a", 8001)).unwrap();
     running.serves(&[8001]).await;
