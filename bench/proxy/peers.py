@@ -13,7 +13,7 @@ from pathlib import Path
 import configuration
 from machine import BenchError, free_ports
 from processes import Server
-from setups import Setup
+from setups import ORDINARY, Setup
 
 GUIDEWAY = "guideway"
 ENVOY = "envoy"
@@ -34,6 +34,8 @@ class Place:
     port: int
     cpu: int
     certificate: Mapping[str, str]
+    # Client connections that it must have room for.
+    connections: int
 
 
 @dataclass(frozen=True)
@@ -132,17 +134,24 @@ def _traefik(place: Place, config: Path) -> list[str]:
 
 def _guideway(place: Place, config: Path) -> list[str]:
     [metrics] = free_ports(1)
+    # By itself it keeps more than half of its descriptors for backends.
+    room = ["--max-connections", str(place.connections)] if place.connections > ORDINARY else []
     return [
         *(str(place.binary), "run", "--file", str(config), "--workers", "1", "--listen-address", "127.0.0.1"),
         # Every line is made and written; what a disk costs is not raced.
         *("--metrics-address", f"127.0.0.1:{metrics}", "--log-level", "warn", "--access-log", "/dev/null"),
+        *room,
     ]
 
 
 def _check_guideway(place: Place, config: Path) -> None:
     """A build that does not know a protocol yet says so itself."""
     done = subprocess.run(
-        [str(place.binary), "check", "--standalone", str(config)], check=False, capture_output=True, text=True, timeout=60
+        [str(place.binary), "check", "--standalone", str(config)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     if done.returncode != 0:
         lines = (done.stdout + done.stderr).strip().splitlines() or ["guideway check failed"]

@@ -206,7 +206,8 @@ def _remarks(results: Sequence[Result]) -> str:
 
 def _why(entrant: Entrant) -> str:
     if entrant.failed:
-        return f"{entrant.failed:,} failed"
+        first = next((it.first_failure for it in entrant.samples if isinstance(it, MemorySample)), None)
+        return f"{entrant.failed:,} failed" + (f", the first with: {first}" if first else "")
     return "answers came without their body, or the load was not offered as promised"
 
 

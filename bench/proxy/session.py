@@ -62,7 +62,7 @@ class Session:
     def launch(self, name: str, setup: Setup, upstreams: Sequence[int], stack: ExitStack, folder: Path) -> Running:
         """The same without waiting, for backends that do not answer yet."""
         [port] = free_ports(1)
-        place = Place(self._binary(name), folder / name, port, self.cpus.proxy, self.certificate)
+        place = Place(self._binary(name), folder / name, port, self.cpus.proxy, self.certificate, setup.connections)
         running = PEERS[name].start(place, setup, upstreams)
         stack.enter_context(running.server)
         return running

@@ -17,6 +17,10 @@ class Backends(Enum):
     ECHO = "a WebSocket echo"
 
 
+# Client connections that every balancer has room for in most races.
+ORDINARY = 4096
+
+
 @dataclass(frozen=True)
 class Setup:
     """One way to configure every balancer alike."""
@@ -26,7 +30,7 @@ class Setup:
     backends: Backends = Backends.FILES
     pools: int = 1
     # Room for client connections. Balancers pay for it in memory beforehand, so it is not more than needed.
-    connections: int = 4096
+    connections: int = ORDINARY
 
     @property
     def tls(self) -> bool:
