@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::handoff::{self, Reader};
 use crate::metrics::Metrics;
-use crate::proxy::{self, AccessLogOptions, Limits, Proxy, ProxyHandle, ProxyOptions};
+use crate::proxy::{self, AccessLogOptions, Ceilings, Limits, MemoryProbe, Proxy, ProxyHandle, ProxyOptions};
 use crate::readiness::Readiness;
 use crate::source::file::PortProbe;
 use crate::source::programmer::Programmer;
@@ -35,6 +35,8 @@ pub struct Options {
     pub metrics_address: SocketAddr,
     /// Where the access log goes.
     pub access_log: AccessLogOptions,
+    /// Ceilings in the place of those that the process finds for itself.
+    pub ceilings: Ceilings,
     /// On leaving, time to go on accepting while clients and Services learn of it.
     pub drain_delay: Duration,
     /// After that, the longest wait for requests in flight.
@@ -103,7 +105,8 @@ impl App {
         let proxy = ProxyOptions {
             workers: options.workers,
             address: options.address,
-            limits: Limits::of_this_process(),
+            limits: limits(&options.ceilings),
+            memory: MemoryProbe::of_this_process(options.ceilings.memory.map(Into::into)),
             access_log: options.access_log,
             trusted: options.trusted_proxies.into(),
         };
@@ -181,6 +184,19 @@ impl App {
         tracing::info!("left");
         Ok(())
     }
+}
+
+fn limits(ceilings: &Ceilings) -> Limits {
+    let found = Limits::of_this_process();
+    let (most, limits) = (found.connections, found.under(ceilings));
+    if limits.connections > most {
+        let wanted = limits.connections;
+        tracing::warn!(
+            "--max-connections {wanted}: open files are enough for {most}; raise their limit, or backends may be out \
+             of reach"
+        );
+    }
+    limits
 }
 
 fn what_ended(part: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Error {

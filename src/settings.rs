@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use clap::Args;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::crd::duration::DurationText;
-use crate::proxy::{AccessLogOptions, LineForm, LogTarget, Network};
+use crate::proxy::{AccessLogOptions, Ceilings, LineForm, LogTarget, Network};
 
 /// The flags as written. Text, so that one bad value does not hide the next.
 #[derive(Args, Clone, Debug, Default)]
@@ -52,6 +52,19 @@ pub struct Flags {
     /// Threads that carry traffic [default: one per core]
     #[arg(long, env = "GUIDEWAY_WORKERS", value_name = "N")]
     pub workers: Option<String>,
+
+    /// Client connections at a time [default: 45 % of the files that the process may open]
+    #[arg(long, env = "GUIDEWAY_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<String>,
+
+    /// Client connections of one address at a time [default: half of all]
+    #[arg(long, env = "GUIDEWAY_MAX_CONNECTIONS_PER_CLIENT", value_name = "N")]
+    pub max_connections_per_client: Option<String>,
+
+    /// Memory that the process may hold, such as 512Mi; near it, idle clients are sent away sooner, then all are asked
+    /// to leave, then requests are refused [default: the limit of its control groups, if they have one]
+    #[arg(long, env = "GUIDEWAY_MEMORY_LIMIT", value_name = "SIZE")]
+    pub memory_limit: Option<String>,
 
     /// Where /metrics, /healthz and /readyz are served [default: 0.0.0.0:9901]
     #[arg(long, env = "GUIDEWAY_METRICS_ADDRESS", value_name = "IP:PORT")]
@@ -101,6 +114,8 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// After that, the longest wait for requests in flight.
     pub drain_timeout: Duration,
+    /// Ceilings in the place of those that the process finds for itself.
+    pub ceilings: Ceilings,
     /// Where the access log goes.
     pub access_log: AccessLogOptions,
     /// What is logged, and how.
@@ -186,6 +201,7 @@ impl Settings {
                 Duration::from_secs(20),
                 &mut mistakes,
             ),
+            ceilings: ceilings(&flags, &mut mistakes),
             access_log: access_log(&flags, &mut mistakes),
             log: Log {
                 format: log_format(flags.log_format.as_deref(), &mut mistakes),
@@ -214,6 +230,9 @@ impl Flags {
             metrics_address: set(self.metrics_address),
             drain_delay: set(self.drain_delay),
             drain_timeout: set(self.drain_timeout),
+            max_connections: set(self.max_connections),
+            max_connections_per_client: set(self.max_connections_per_client),
+            memory_limit: set(self.memory_limit),
             access_log: set(self.access_log),
             access_log_format: set(self.access_log_format),
             log_format: set(self.log_format),
@@ -284,6 +303,54 @@ fn duration(flag: &'static str, text: Option<&str>, default: Duration, mistakes:
         mistakes.add(flag, reason);
         default
     })
+}
+
+fn ceilings(flags: &Flags, mistakes: &mut Mistakes) -> Ceilings {
+    let mut connections = |flag, text: Option<&str>| {
+        let text = text?;
+        let number = text.parse().ok();
+        if number.is_none() {
+            mistakes.add(flag, format!("`{text}` is no number of connections; use 1 or more"));
+        }
+        number
+    };
+    Ceilings {
+        connections: connections("max-connections", flags.max_connections.as_deref()),
+        connections_per_client: connections(
+            "max-connections-per-client",
+            flags.max_connections_per_client.as_deref(),
+        ),
+        memory: flags.memory_limit.as_deref().and_then(|text| memory(text, mistakes)),
+    }
+}
+
+/// The process itself takes about as much before its first client; with less it would serve nobody.
+const MEMORY_MIN: u64 = 16 << 20;
+
+fn memory(text: &str, mistakes: &mut Mistakes) -> Option<NonZeroU64> {
+    let bytes = bytes(text).filter(|bytes| *bytes >= MEMORY_MIN).and_then(NonZeroU64::new);
+    if bytes.is_none() {
+        let reason =
+            format!("`{text}` is no size; write a whole number of bytes or of Mi, Gi, M or G, from 16Mi on");
+        mistakes.add("memory-limit", reason);
+    }
+    bytes
+}
+
+/// A whole number with one of the units that Kubernetes writes memory in.
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
+    let unit = match unit {
+        "" => 1,
+        "k" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 fn access_log(flags: &Flags, mistakes: &mut Mistakes) -> AccessLogOptions {
@@ -430,6 +497,32 @@ mod tests {
             &["--listen-address=localhost"],
             "--listen-address (GUIDEWAY_LISTEN_ADDRESS): `localhost` is no address; write one without port, such as \
              127.0.0.1 or ::1",
+        );
+    }
+
+    #[test]
+    fn ceilings_are_numbers_and_sizes() {
+        assert_eq!(settings(&[]).unwrap().ceilings, Ceilings::default());
+        let given = ["--max-connections=100", "--max-connections-per-client=7", "--memory-limit=512Mi"];
+        let expected = Ceilings {
+            connections: NonZeroUsize::new(100),
+            connections_per_client: NonZeroUsize::new(7),
+            memory: NonZeroU64::new(512 << 20),
+        };
+        assert_eq!(settings(&given).unwrap().ceilings, expected);
+        assert_eq!(
+            ["16777216", "2G", "3Ki", "1Ti", "1.5G", "Mi", ""].map(bytes),
+            [Some(16 << 20), Some(2_000_000_000), Some(3072), None, None, None, None,]
+        );
+        let size = "is no size; write a whole number of bytes or of Mi, Gi, M or G, from 16Mi on";
+        check(
+            &["--max-connections=0", "--max-connections-per-client=many", "--memory-limit=15Mi"],
+            &format!(
+                "--max-connections (GUIDEWAY_MAX_CONNECTIONS): `0` is no number of connections; use 1 or more\n\
+                 --max-connections-per-client (GUIDEWAY_MAX_CONNECTIONS_PER_CLIENT): `many` is no number of \
+                 connections; use 1 or more\n\
+                 --memory-limit (GUIDEWAY_MEMORY_LIMIT): `15Mi` {size}"
+            ),
         );
     }
 

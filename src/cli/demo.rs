@@ -18,7 +18,7 @@ use crate::demo::orders::parse_duration;
 use crate::demo::show::{Cast, RunningLoad, Show};
 use crate::demo::stage::Stage;
 use crate::demo::switchboard::Switchboard;
-use crate::proxy::AccessLogOptions;
+use crate::proxy::{AccessLogOptions, Ceilings};
 use crate::settings::{Log, LogFormat};
 use crate::source::file;
 use crate::telemetry;
@@ -165,6 +165,7 @@ async fn start(board: &Switchboard, flags: &Flags) -> anyhow::Result<App> {
         address: Some(LOOPBACK),
         metrics_address: flags.metrics_address,
         access_log: AccessLogOptions::default(),
+        ceilings: Ceilings::default(),
         drain_delay: Duration::ZERO,
         drain_timeout: DRAIN_TIMEOUT,
     })

@@ -74,6 +74,7 @@ fn options(settings: Settings) -> Options {
         trusted_proxies: settings.trusted_proxies,
         metrics_address: settings.metrics_address,
         access_log: settings.access_log,
+        ceilings: settings.ceilings,
         drain_delay: settings.drain_delay,
         drain_timeout: settings.drain_timeout,
     }

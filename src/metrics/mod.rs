@@ -67,6 +67,7 @@ pub mod family {
         CONNECTIONS = Gauge "connections" "Open client connections";
         CONNECTIONS_REFUSED = Counter "connections_refused_total" "Client connections closed at once, by the limit they met";
         CONNECTION_PANICS = Counter "connection_panics_total" "Client connections lost to a defect in Guideway";
+        OVERLOAD_LEVEL = Gauge "overload_level" "How short of memory the process is: 0 not at all; 1 idle clients are sent away sooner, 2 and all are asked to leave, 3 and requests are refused";
         ACCESS_LOG_DROPPED = Counter "access_log_dropped_total" "Lines of the access log that were not written, because the disk or whoever reads them was behind";
         BYTES = Counter "bytes_total" "Bytes exchanged with clients, by direction";
         RETRIES = Counter "retries_total" "Further tries at a backend, by what went wrong with the one before";

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -144,6 +144,8 @@ labels! {
         Lost = "lost",
         /// The backend's answer is not HTTP, or its head is too large.
         BadResponse = "bad_response",
+        /// There is no memory left for more requests.
+        Overloaded = "overloaded",
         /// The backend did not answer in time.
         Timeout = "timeout",
         /// The backend left and its time to finish is over.
@@ -162,6 +164,8 @@ labels! {
         Total = "total",
         /// Connections of one client address.
         Client = "client",
+        /// Memory of the process.
+        Memory = "memory",
         /// File descriptors of the process.
         Descriptors = "descriptors",
         /// No valid header of the PROXY protocol where the listener wants one.
@@ -219,6 +223,7 @@ pub struct TrafficMeters {
     refused: [AtomicU64; Refusal::LABELS.len()],
     panics: AtomicU64,
     access_log_dropped: AtomicU64,
+    overload: AtomicU8,
 }
 
 impl TrafficMeters {
@@ -240,6 +245,16 @@ impl TrafficMeters {
     /// Counts a connection that a panic ended.
     pub fn panicked(&self) {
         self.panics.fetch_add(1, Relaxed);
+    }
+
+    /// Notes how short of memory the process is.
+    pub fn overload(&self, level: u8) {
+        self.overload.store(level, Relaxed);
+    }
+
+    /// How short of memory the process is.
+    pub fn overload_level(&self) -> u8 {
+        self.overload.load(Relaxed)
     }
 
     /// Counts lines of the access log that are not written.
@@ -382,6 +397,8 @@ fn process_counters(encoder: &mut DescriptorEncoder<'_>, meters: &TrafficMeters)
     }
     let panics = ConstCounter::new(meters.panics.load(Relaxed));
     panics.encode(family::CONNECTION_PANICS.start(encoder)?)?;
+    let overload = ConstGauge::<i64>::new(meters.overload_level().into());
+    overload.encode(family::OVERLOAD_LEVEL.start(encoder)?)?;
     let dropped = ConstCounter::new(meters.dropped_log_lines());
     dropped.encode(family::ACCESS_LOG_DROPPED.start(encoder)?)
 }

@@ -1,5 +1,6 @@
-//! Owns the count of client connections, in all and by address: the one thing besides the snapshot
-//! that workers share. It is touched when a connection opens or closes, never for a request.
+//! Owns who may connect: the count of client connections, in all and by address, and how short of memory the process
+//! is. It is all that workers share besides the snapshot, and is touched when a connection opens or closes and once
+//! per tick, never for a request.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::limits::Limits;
+use super::overload::{Level, Pressure};
 use crate::balance::hash;
 use crate::metrics::Refusal;
 
@@ -16,6 +18,7 @@ const SHARDS: usize = 16;
 /// The counts of the process.
 #[derive(Debug)]
 pub(super) struct Admission {
+    pub(super) pressure: Pressure,
     most: usize,
     most_per_client: usize,
     open: AtomicUsize,
@@ -32,6 +35,7 @@ pub(super) struct Ticket {
 impl Admission {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
+            pressure: Pressure::default(),
             most: limits.connections,
             most_per_client: limits.connections_per_client,
             open: AtomicUsize::new(0),
@@ -41,6 +45,9 @@ impl Admission {
 
     /// Counts a new connection of `client`, or says which limit it meets.
     pub(super) fn enter(self: &Arc<Self>, client: IpAddr) -> Result<Ticket, Refusal> {
+        if self.pressure.level() == Level::Shedding {
+            return Err(Refusal::Memory);
+        }
         if self.open.fetch_add(1, Relaxed) >= self.most {
             self.open.fetch_sub(1, Relaxed);
             return Err(Refusal::Total);

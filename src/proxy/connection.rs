@@ -217,7 +217,8 @@ impl Request {
         client.end_head(has_body, begun);
         let view = worker.view();
         let repeatable = !has_body && service::is_idempotent(head.method);
-        let admitted = service::admit(view.port(client.port), client, head, || socket.authority(), out);
+        let admit = |()| service::admit(view.port(client.port), client, head, || socket.authority(), out);
+        let admitted = worker.has_room().and_then(admit);
         let order = admitted.map(|(pool, key)| Order { pool, key, repeatable });
         if let Ok(order) = &order {
             client.visit(&order.pool.home);

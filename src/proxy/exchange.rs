@@ -378,7 +378,7 @@ impl Connection {
     }
 
     fn stays_open(&self) -> bool {
-        !self.worker.is_draining() && !self.client.is_half_closed()
+        !self.worker.asks_to_leave() && !self.client.is_half_closed()
     }
 }
 

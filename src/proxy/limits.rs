@@ -1,6 +1,7 @@
 //! Owns every limit of the traffic side, each with its reason. A queue, buffer, wait or retry that is
 //! not bounded here does not belong into the proxy.
 
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 /// Bytes of a request's or response's head. Every server we know refuses longer ones or is near it.
@@ -46,6 +47,10 @@ pub(super) const ACCEPT_BACKLOG: i32 = 4096;
 
 /// Grain of all waits that have no timer of their own: a worker looks at its connections this often.
 pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// While memory runs out, how long a client may stay connected without sending a request. Long enough for the next
+/// request of a page that is loading, short enough to matter before memory is gone.
+pub(super) const OVERLOAD_IDLE: Duration = Duration::from_secs(5);
 
 /// How long a backend that refused a connection is tried last. Long enough that a dead backend costs
 /// a handful of requests a failed connect, short enough that a restarted one is found at once.
@@ -123,6 +128,17 @@ pub struct Limits {
     pub drain_idle: Duration,
 }
 
+/// Ceilings that somebody sets in the place of those that a process finds for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ceilings {
+    /// Client connections of the process; a share of the files it may open when absent.
+    pub connections: Option<NonZeroUsize>,
+    /// Client connections of one address; half of all when absent.
+    pub connections_per_client: Option<NonZeroUsize>,
+    /// Bytes of memory; what its control groups allow when absent.
+    pub memory: Option<NonZeroU64>,
+}
+
 impl Limits {
     /// The limits of a process that may open `descriptors` files.
     ///
@@ -146,6 +162,14 @@ impl Limits {
         }
     }
 
+    /// These limits with the ceilings that are set.
+    pub fn under(self, ceilings: &Ceilings) -> Self {
+        let connections = ceilings.connections.map_or(self.connections, NonZeroUsize::get);
+        let half = (connections / 2).max(1);
+        let connections_per_client = ceilings.connections_per_client.map_or(half, NonZeroUsize::get);
+        Self { connections, connections_per_client, ..self }
+    }
+
     /// The limits of this process as it runs, after raising its soft limit of open files to the hard one.
     pub fn of_this_process() -> Self {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -164,6 +188,21 @@ mod tests {
     fn clients_get_less_than_half_of_the_descriptors() {
         let limits = Limits::for_descriptors(20_000);
         assert_eq!((limits.connections, limits.connections_per_client), (9_000, 4_500));
+    }
+
+    #[test]
+    fn a_ceiling_replaces_what_was_found() {
+        let under = |connections, connections_per_client| {
+            let [connections, connections_per_client] =
+                [connections, connections_per_client].map(NonZeroUsize::new);
+            let ceilings = Ceilings { connections, connections_per_client, memory: None };
+            let limits = Limits::for_descriptors(20_000).under(&ceilings);
+            (limits.connections, limits.connections_per_client)
+        };
+        assert_eq!(under(0, 0), (9_000, 4_500));
+        assert_eq!(under(100, 0), (100, 50));
+        assert_eq!(under(0, 7), (9_000, 7));
+        assert_eq!(under(1, 0), (1, 1));
     }
 
     #[test]

@@ -15,7 +15,9 @@ mod headers;
 mod http1;
 mod limits;
 mod listener;
+mod memory;
 mod origin;
+mod overload;
 mod rescue;
 mod scratch;
 mod service;
@@ -39,6 +41,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 use access_log::AccessLog;
 use admission::Admission;
@@ -51,8 +54,9 @@ use crate::metrics::TrafficMeters;
 use crate::readiness::Latch;
 
 pub use access_log::{AccessLogOptions, LineForm, LogTarget};
-pub use limits::Limits;
+pub use limits::{Ceilings, Limits};
 pub use listener::can_open;
+pub use overload::{MemoryProbe, MemoryUse};
 pub use rescue::{ProxyError, REASON_HEADER, Side};
 pub use trust::{Network, NotANetwork};
 
@@ -69,15 +73,22 @@ pub struct ProxyOptions {
     pub access_log: AccessLogOptions,
     /// Clients that are believed to say for whom a request is.
     pub trusted: Arc<[Network]>,
+    /// Where it says how much memory is in use.
+    pub memory: MemoryProbe,
 }
 
 impl Default for ProxyOptions {
     /// One worker for each core we may use, on all addresses.
     fn default() -> Self {
         let workers = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let access_log = AccessLogOptions::default();
-        let trusted = Arc::default();
-        Self { workers, address: None, limits: Limits::of_this_process(), access_log, trusted }
+        Self {
+            workers,
+            address: None,
+            limits: Limits::of_this_process(),
+            access_log: AccessLogOptions::default(),
+            trusted: Arc::default(),
+            memory: MemoryProbe::of_this_process(None),
+        }
     }
 }
 
@@ -115,6 +126,8 @@ impl Proxy {
             workers.push(commands);
             ends.spawn(ended);
         }
+        let (probe, meters) = (options.memory, meters.clone());
+        let overload = tokio::spawn(async move { admission.pressure.follow(probe, meters).await });
         let (stop, stopped) = oneshot::channel();
         let binder = Binder {
             reader,
@@ -124,7 +137,14 @@ impl Proxy {
             bound: Some(bound),
         };
         let binder = tokio::spawn(binder.run(stopped));
-        Ok(ProxyHandle { workers, ends, binder, stop, access_log })
+        Ok(ProxyHandle {
+            workers,
+            ends,
+            binder,
+            overload: AbortOnDropHandle::new(overload),
+            stop,
+            access_log,
+        })
     }
 }
 
@@ -134,17 +154,19 @@ pub struct ProxyHandle {
     workers: Vec<mpsc::UnboundedSender<Command>>,
     ends: JoinSet<Result<(), oneshot::error::RecvError>>,
     binder: tokio::task::JoinHandle<()>,
+    overload: AbortOnDropHandle<()>,
     stop: oneshot::Sender<()>,
     access_log: AccessLog,
 }
 
 impl ProxyHandle {
-    /// Returns only if a worker thread is lost.
+    /// Returns only if a worker thread is lost, or a task that looks after all of them.
     pub async fn failed(&mut self) -> WorkerLost {
         tokio::select! {
             _ = self.ends.join_next() => WorkerLost,
             // It ends by itself only when nobody publishes any more, which is no failure of ours.
             Err(_) = &mut self.binder => WorkerLost,
+            _ = &mut self.overload => WorkerLost,
         }
     }
 
@@ -219,7 +241,9 @@ mod tests {
         let mut ends = JoinSet::new();
         ends.spawn(ended);
         let access_log = AccessLog::start(AccessLogOptions::default(), Arc::default()).unwrap();
-        let mut handle = ProxyHandle { workers: vec![commands], ends, binder, stop, access_log };
+        let overload = AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
+        let workers = vec![commands];
+        let mut handle = ProxyHandle { workers, ends, binder, overload, stop, access_log };
         assert_eq!(handle.failed().await, WorkerLost);
         assert_eq!(handle.drain(Duration::ZERO).await, 0);
     }

@@ -64,6 +64,9 @@ pub enum ProxyError {
     /// The request passed through a Guideway too often.
     #[error("the request goes in circles: a pool's backend leads back here")]
     Loop,
+    /// There is no memory left for more requests.
+    #[error("there is no memory left for more requests")]
+    Overloaded,
     /// The pool has no backend that may answer.
     #[error("no backend is ready")]
     NoBackend,
@@ -110,7 +113,7 @@ impl ProxyError {
             | Self::ResponseTooLarge
             | Self::Timeout
             | Self::Drained => Side::Upstream,
-            Self::NoPool | Self::Loop | Self::NoBackend => Side::Guideway,
+            Self::NoPool | Self::Loop | Self::NoBackend | Self::Overloaded => Side::Guideway,
         }
     }
 
@@ -119,6 +122,7 @@ impl ProxyError {
         match self {
             Self::NoPool
             | Self::NoBackend
+            | Self::Overloaded
             | Self::ConnectFailed
             | Self::Lost
             | Self::Timeout
@@ -157,7 +161,7 @@ impl ProxyError {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::NoPool | Self::NoBackend => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoPool | Self::NoBackend | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectFailed | Self::Lost | Self::BadResponse | Self::ResponseTooLarge => {
                 StatusCode::BAD_GATEWAY
             }
@@ -180,6 +184,7 @@ impl ProxyError {
             Self::Misdirected => RescueReason::Misdirected,
             Self::Loop => RescueReason::Loop,
             Self::NoBackend => RescueReason::NoBackend,
+            Self::Overloaded => RescueReason::Overloaded,
             Self::ConnectFailed => RescueReason::ConnectFailed,
             Self::Lost => RescueReason::Lost,
             Self::BadResponse | Self::ResponseTooLarge => RescueReason::BadResponse,

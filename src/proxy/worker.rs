@@ -21,8 +21,10 @@ use super::admission::Admission;
 use super::client::Client;
 use super::connection;
 use super::date::Date;
-use super::limits::{ACCEPT_PAUSE, LISTENER_LINGER, Limits, TICK};
+use super::limits::{ACCEPT_PAUSE, LISTENER_LINGER, Limits, OVERLOAD_IDLE, TICK};
 use super::listener;
+use super::overload::Level;
+use super::rescue::ProxyError;
 use super::scratch::Scratch;
 use super::tls::Made;
 use super::trust::Network;
@@ -50,7 +52,11 @@ pub(super) struct Worker {
     recorder: Rc<Recorder>,
     reader: Reader,
     limits: Limits,
+    /// The same while memory runs out.
+    tight_limits: Limits,
     admission: Arc<Admission>,
+    /// How short of memory the process is, as of the last tick.
+    level: Cell<Level>,
     tls: Arc<Made>,
     /// Who is believed to say for whom a request is.
     trusted: Rc<[Network]>,
@@ -77,13 +83,16 @@ impl Worker {
         meters: Arc<TrafficMeters>,
         sink: Sink,
     ) -> Self {
+        let tight_limits = Limits { idle: limits.idle.min(OVERLOAD_IDLE), ..limits.clone() };
         Self {
             meters,
             scratch: RefCell::default(),
             recorder: Rc::new(Recorder::new(sink)),
             reader,
             limits,
+            tight_limits,
             admission,
+            level: Cell::default(),
             tls,
             trusted: trusted.into(),
             view: RefCell::default(),
@@ -205,6 +214,7 @@ impl Worker {
         let Some(served) = view.port(port) else { return };
         let (home, entrance) = (served.home().clone(), served.entrance().clone());
         self.set_clock(Instant::now());
+        self.level.set(self.admission.pressure.level());
         let client = Rc::new(Client::new(peer, port, home, self.clock.clone(), self.trusted.clone()));
         self.clients.borrow_mut().push(Rc::downgrade(&client));
         self.busy.notify_one();
@@ -246,9 +256,11 @@ impl Worker {
     fn tick(&self, now: Instant) -> bool {
         self.set_clock(now);
         self.recorder.flush();
+        self.level.set(self.admission.pressure.level());
+        let limits = if self.level.get() > Level::Calm { &self.tight_limits } else { &self.limits };
         self.clients.borrow_mut().retain(|client| {
             let client = client.upgrade();
-            client.iter().for_each(|client| client.tick(now, &self.limits, self.draining.get()));
+            client.iter().for_each(|client| client.tick(now, limits, self.draining.get()));
             client.is_some()
         });
         self.follow_backends(now);
@@ -310,9 +322,14 @@ impl Worker {
         }
     }
 
-    /// Whether clients are asked to leave.
-    pub(super) fn is_draining(&self) -> bool {
-        self.draining.get().is_some()
+    /// Whether clients are asked to leave, because we do or because memory runs out.
+    pub(super) fn asks_to_leave(&self) -> bool {
+        self.draining.get().is_some() || self.level.get() >= Level::Leaving
+    }
+
+    /// Whether there is memory for one more request.
+    pub(super) fn has_room(&self) -> Result<(), ProxyError> {
+        if self.level.get() < Level::Shedding { Ok(()) } else { Err(ProxyError::Overloaded) }
     }
 
     fn home(&self, id: &PoolId) -> Rc<Home> {

@@ -16,6 +16,7 @@ mod interim;
 mod limits;
 mod meters;
 mod origin;
+mod overload;
 mod pieces;
 mod ports;
 mod retries;

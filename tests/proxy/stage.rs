@@ -19,7 +19,7 @@ use guideway::balance::table::{SeatLoad, TableBuilder};
 use guideway::balance::tls::BackendTls;
 use guideway::handoff::{BindState, BindingsReader, Publisher, bindings, handoff};
 use guideway::metrics::Metrics;
-use guideway::proxy::{AccessLogOptions, Limits, Network, Proxy, ProxyHandle, ProxyOptions};
+use guideway::proxy::{AccessLogOptions, Limits, MemoryProbe, Network, Proxy, ProxyHandle, ProxyOptions};
 use guideway::readiness::Readiness;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -60,6 +60,7 @@ pub(crate) struct Setup {
     pub(crate) access_log: AccessLogOptions,
     /// Clients that are believed to say for whom a request is.
     pub(crate) trusted: Vec<Network>,
+    pub(crate) memory: MemoryProbe,
 }
 
 impl Default for Setup {
@@ -78,6 +79,7 @@ impl Default for Setup {
             logged: None,
             access_log: AccessLogOptions::default(),
             trusted: Vec::new(),
+            memory: MemoryProbe::new(|| None),
         }
     }
 }
@@ -101,6 +103,7 @@ impl Stage {
             limits: setup.limits,
             access_log: setup.access_log,
             trusted: setup.trusted.into(),
+            memory: setup.memory,
         };
         let bound = readiness.latch("listeners bound");
         let proxy = Proxy::start(options, reader, writer, metrics.traffic(), bound).unwrap();
