@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::handoff::{self, Reader};
@@ -61,6 +62,10 @@ pub enum Source {
     },
 }
 
+/// What the source of pools has to end in at least: it lets go of the lease, or writes the last seats. A disk that
+/// does not answer is left behind.
+const SOURCE_END: Duration = Duration::from_secs(5);
+
 /// A running process.
 #[derive(Debug)]
 pub struct App {
@@ -87,7 +92,7 @@ impl App {
         let metrics_address = listener.local_addr().context("metrics address")?;
         let (publisher, reader) = handoff::handoff();
         let (bindings, bound) = handoff::bindings(own_port(metrics_address, options.address));
-        let metrics = Arc::new(Metrics::new(reader.clone()));
+        let metrics = Arc::new(Metrics::new(reader.clone(), bound.clone()));
         let readiness = Readiness::default();
         let (ports, pools) = (readiness.latch("listeners"), readiness.latch("pools"));
         let stop = CancellationToken::new();
@@ -173,12 +178,16 @@ impl App {
         tracing::info!(delay = ?self.drain_delay, "leaving: unready, still accepting");
         tokio::time::sleep(self.drain_delay).await;
         tracing::info!(timeout = ?self.drain_timeout, "leaving: no new connections, finishing requests");
+        let end = Instant::now() + self.drain_timeout;
         let cut = self.proxy.drain(self.drain_timeout).await;
         if cut > 0 {
             tracing::warn!(connections = cut, "leaving: connections cut at the drain timeout");
         }
         self.stop.cancel();
-        self.source.await.context("the source of pools died")??;
+        match timeout_at(end.max(Instant::now() + SOURCE_END), self.source).await {
+            Ok(ended) => ended.context("the source of pools died")??,
+            Err(_) => tracing::error!("leaving: the source of pools does not end; leaving without it"),
+        }
         self.end_vitals.cancel();
         self.vitals.await.context("the metrics port died")?.context("the metrics port")?;
         tracing::info!("left");

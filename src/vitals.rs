@@ -211,9 +211,10 @@ mod tests {
     use tower::ServiceExt as _;
 
     fn vitals() -> (Vitals, Readiness) {
-        let (_publisher, reader) = crate::handoff::handoff();
+        let ((_publisher, reader), (_, bindings)) =
+            (crate::handoff::handoff(), crate::handoff::bindings(None));
         let readiness = Readiness::default();
-        (Vitals::new(Arc::new(Metrics::new(reader)), readiness.clone()), readiness)
+        (Vitals::new(Arc::new(Metrics::new(reader, bindings)), readiness.clone()), readiness)
     }
 
     async fn get(router: Router, path: &str) -> (u16, String) {

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use guideway::handoff::handoff;
+use guideway::handoff::{bindings, handoff};
 use guideway::metrics::Metrics;
 use guideway::vitals::Vitals;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -46,7 +46,7 @@ async fn accepting_goes_on_when_descriptors_are_free_again() {
     let watcher = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let vitals = Vitals::bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
     let vitals_at = vitals.local_addr().unwrap();
-    let shown = Vitals::new(Metrics::new(handoff().1).into(), stage.readiness.clone());
+    let shown = Vitals::new(Metrics::new(handoff().1, bindings(None).1).into(), stage.readiness.clone());
     tokio::spawn(shown.serve(vitals, CancellationToken::new()));
     // It has taken its spare descriptors when it answers.
     let _first = watch(Socket::new(Domain::IPV4, Type::STREAM, None).unwrap(), vitals_at).await;

@@ -83,8 +83,10 @@ pub(super) fn execute(flags: Flags) -> anyhow::Result<ExitCode> {
         .thread_name("guideway-control")
         .enable_all()
         .build()?;
-    runtime.block_on(perform(flags))?;
-    Ok(ExitCode::SUCCESS)
+    let done = runtime.block_on(perform(flags));
+    // A disk that does not answer may keep a task for ever.
+    runtime.shutdown_background();
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 async fn perform(flags: Flags) -> anyhow::Result<()> {

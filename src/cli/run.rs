@@ -31,8 +31,10 @@ pub(super) fn execute(flags: Flags) -> anyhow::Result<ExitCode> {
         .thread_name("guideway-control")
         .enable_all()
         .build()?;
-    runtime.block_on(serve(settings))?;
-    Ok(ExitCode::SUCCESS)
+    let done = runtime.block_on(serve(settings));
+    // A disk that does not answer may keep a task for ever.
+    runtime.shutdown_background();
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {

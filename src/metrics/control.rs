@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family as Series;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
@@ -33,6 +33,7 @@ pub struct ControlMetrics {
     moved_slots: Arc<Mutex<BTreeMap<(PoolId, &'static str), u64>>>,
     propagation: Series<[(&'static str, String); 2], Histogram>,
     config_errors: Gauge,
+    seat_write_failures: Counter,
     leader: Gauge,
     /// By kind of resource and namespace of each watch.
     heard: Arc<Mutex<BTreeMap<(&'static str, Scope), Instant>>>,
@@ -45,6 +46,7 @@ impl Default for ControlMetrics {
             moved_slots: Arc::default(),
             propagation: Series::new_with_constructor(|| Histogram::new(PROPAGATION_BUCKETS)),
             config_errors: Gauge::default(),
+            seat_write_failures: Counter::default(),
             leader: Gauge::default(),
             heard: Arc::default(),
         }
@@ -70,6 +72,11 @@ impl ControlMetrics {
     /// So many pools have a latest edit that is not in force.
     pub fn set_config_errors(&self, pools: usize) {
         self.config_errors.set(i64::try_from(pools).unwrap_or(i64::MAX));
+    }
+
+    /// So many tries to write seats to the state directory failed.
+    pub fn seat_writes_failed(&self, failed: u64) {
+        self.seat_write_failures.inc_by(failed);
     }
 
     /// Whether this replica assigns seats and writes status.
@@ -100,6 +107,7 @@ impl Collector for ControlMetrics {
         self.table_build.encode(family::TABLE_BUILD.start(&mut encoder)?)?;
         self.propagation.encode(family::PROPAGATION.start(&mut encoder)?)?;
         self.config_errors.encode(family::CONFIG_ERRORS.start(&mut encoder)?)?;
+        self.seat_write_failures.encode(family::SEAT_WRITE_FAILURES.start(&mut encoder)?)?;
         self.leader.encode(family::LEADER.start(&mut encoder)?)?;
         let mut ages = family::WATCH_AGE.start(&mut encoder)?;
         // Of the watches for one kind the one that was silent longest counts: it is the one to look after.
@@ -143,6 +151,7 @@ mod tests {
         metrics.slots_moved(&web, "leave", 12);
         metrics.propagated(&web, Duration::from_millis(45));
         metrics.set_config_errors(2);
+        metrics.seat_writes_failed(1);
         metrics.set_leader(true);
         metrics.watch_heard("pods", None);
         let text = scrape(&metrics);
@@ -152,6 +161,7 @@ mod tests {
             "guideway_propagation_seconds_bucket{le=\"0.05\",namespace=\"shop\",pool=\"web\"} 1",
             "guideway_propagation_seconds_bucket{le=\"0.04\",namespace=\"shop\",pool=\"web\"} 0",
             "guideway_config_errors 2",
+            "guideway_seat_write_failures_total 1",
             "guideway_leader 1",
             "guideway_watch_age_seconds{resource=\"pods\"} 0.0",
         ] {

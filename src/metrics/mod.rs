@@ -14,7 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::handoff::Reader;
+use crate::handoff::{BindingsReader, Reader};
 
 pub use control::ControlMetrics;
 pub use traffic::{Gauge, Histogram, Meter, PoolMeters, Refusal, RescueReason, RetryReason, TrafficMeters};
@@ -80,6 +80,8 @@ pub mod family {
         TABLE_BUILD = Histogram "table_build_seconds" "Time to build the table of one pool";
         PROPAGATION = Histogram "propagation_seconds" "From a pod's change of readiness to the first table with or without it";
         CERTIFICATE_NOT_AFTER = Gauge "certificate_not_after_seconds" "When the first of the certificates of a listener or backend expires, in seconds since the UNIX epoch";
+        LISTENER_BOUND = Gauge "listener_bound" "1 for a listener whose port is open, 0 for one whose port could not be opened so far";
+        SEAT_WRITE_FAILURES = Counter "seat_write_failures_total" "Tries to write seats to the state directory that failed";
         CONFIG_ERRORS = Gauge "config_errors" "Pools whose latest edit is not in force because it is wrong";
         LEADER = Gauge "leader" "1 on the replica that assigns seats and writes status, else 0";
         WATCH_AGE = Gauge "watch_age_seconds" "Time since the API server was last heard of, by kind of resource; of several watches the longest";
@@ -95,13 +97,13 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The families of a process that serves what `reader` shows.
-    pub fn new(reader: Reader) -> Self {
+    /// The families of a process that serves what `reader` shows on the ports that `bindings` tells of.
+    pub fn new(reader: Reader, bindings: BindingsReader) -> Self {
         let (traffic, control) = (Arc::new(TrafficMeters::default()), ControlMetrics::default());
         let mut registry = Registry::default();
         registry.register_collector(Box::new(BuildInfo));
         registry.register_collector(Box::new(traffic::Collector::new(traffic.clone(), reader.clone())));
-        registry.register_collector(Box::new(pools::Collector::new(reader)));
+        registry.register_collector(Box::new(pools::Collector::new(reader, bindings)));
         registry.register_collector(Box::new(control.clone()));
         Self { registry, traffic, control }
     }
@@ -166,8 +168,9 @@ mod tests {
 
     #[test]
     fn an_idle_process_scrapes_as_openmetrics() {
-        let (_publisher, reader) = crate::handoff::handoff();
-        let text = Metrics::new(reader).scrape().unwrap();
+        let ((_publisher, reader), (_, bindings)) =
+            (crate::handoff::handoff(), crate::handoff::bindings(None));
+        let text = Metrics::new(reader, bindings).scrape().unwrap();
         assert!(text.contains("guideway_build_info{version=\""), "{text}");
         assert!(text.contains("\nguideway_leader 0\n"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");

@@ -1,5 +1,5 @@
-//! Owns the families that are read off the snapshot when somebody scrapes: what the proxy routes by
-//! is what they show, so they cannot disagree.
+//! Owns the families that are read off the snapshot and the ports when somebody scrapes: what the proxy
+//! routes by is what they show, so they cannot disagree.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,17 +11,18 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use super::{Family, family};
 use crate::balance::pool::{Pool, PoolId};
 use crate::balance::snapshot::{PoolSnapshot, Snapshot};
-use crate::handoff::Reader;
+use crate::handoff::{BindState, BindingsReader, Reader};
 
-/// Shows the snapshot behind `reader`.
+/// Shows the snapshot behind `reader` and what became of its ports.
 #[derive(Debug)]
 pub(super) struct Collector {
     reader: Reader,
+    bindings: BindingsReader,
 }
 
 impl Collector {
-    pub(super) fn new(reader: Reader) -> Self {
-        Self { reader }
+    pub(super) fn new(reader: Reader, bindings: BindingsReader) -> Self {
+        Self { reader, bindings }
     }
 }
 
@@ -32,6 +33,7 @@ impl Collects for Collector {
         each(&mut encoder, &rows, family::BACKEND_READY, |row| u64::from(row.slots > 0))?;
         each(&mut encoder, &rows, family::BACKEND_WEIGHT, |row| row.weight)?;
         each(&mut encoder, &rows, family::TABLE_SLOTS, |row| row.slots)?;
+        listeners(&mut encoder, &snapshot, &self.bindings)?;
         digests(&mut encoder, &snapshot)?;
         expiries(&mut encoder, &snapshot)
     }
@@ -78,6 +80,27 @@ fn each(
             [("namespace", &*row.pool.namespace), ("pool", &*row.pool.name), ("backend", row.backend)];
         let gauge = ConstGauge::<u64>::new(value(row));
         gauge.encode(series.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn listeners(
+    encoder: &mut DescriptorEncoder<'_>,
+    snapshot: &Snapshot,
+    bindings: &BindingsReader,
+) -> fmt::Result {
+    let mut series = family::LISTENER_BOUND.start(encoder)?;
+    let ports = bindings.current();
+    for pool in snapshot.pools() {
+        for listener in &pool.pool.listeners {
+            let labels = [
+                ("namespace", &*pool.pool.id.namespace),
+                ("pool", &*pool.pool.id.name),
+                ("listener", &*listener.name),
+            ];
+            let is_bound = ports.get(&listener.port) == Some(&BindState::Bound);
+            ConstGauge::<u64>::new(is_bound.into()).encode(series.encode_family(&labels)?)?;
+        }
     }
     Ok(())
 }
@@ -132,7 +155,7 @@ mod tests {
     use crate::balance::routes::Match;
     use crate::balance::seats::Authority;
     use crate::balance::tls::{BackendTls, CaBundle, Certificate, TlsTerms, TlsVersion, Validity};
-    use crate::handoff::handoff;
+    use crate::handoff::{bindings, handoff};
     use crate::metrics::Metrics;
 
     fn pool(groups: &[(&str, u16)], readiness: Readiness) -> Arc<Pool> {
@@ -169,11 +192,11 @@ mod tests {
     type Seen = (&'static str, u64, u64, u64);
 
     fn scrape(pool: &Arc<Pool>, members: &[Member]) -> String {
-        let (publisher, reader) = handoff();
+        let ((publisher, reader), (_, bindings)) = (handoff(), bindings(None));
         let built = Assembly::default().assemble(pool, members, Authority::Holder, 0);
         let pools = BTreeMap::from([(pool.id.clone(), built.snapshot)]);
         publisher.publish(Snapshot::new(1, pools, &BTreeMap::new()));
-        Metrics::new(reader).scrape().unwrap()
+        Metrics::new(reader, bindings).scrape().unwrap()
     }
 
     fn check(pool: &Arc<Pool>, members: &[Member], expected: &[Seen]) {
@@ -244,6 +267,32 @@ mod tests {
             member("c", "canary", 2, State::Ready),
         ];
         check(&pool, &members, &[("a", 1, 2, 251), ("b", 0, 2, 0), ("c", 0, 0, 0)]);
+    }
+
+    #[test]
+    fn a_listener_is_bound_when_its_port_is() {
+        let ((publisher, reader), (ports, bindings)) = (handoff(), bindings(None));
+        let listener = |name: &str, port| Listener {
+            name: name.into(),
+            port,
+            proxy_protocol: ProxyProtocol::Off,
+            tls: None,
+            matches: vec![Match::all()],
+        };
+        let listeners = vec![listener("a", 80), listener("b", 81), listener("c", 82)];
+        let pool = Arc::new(Pool { listeners, ..Pool::clone(&pool(&[("stable", 1)], Readiness::Require)) });
+        let built = Assembly::default().assemble(&pool, &[], Authority::Holder, 0);
+        let pools = BTreeMap::from([(pool.id.clone(), built.snapshot)]);
+        publisher.publish(Snapshot::new(1, pools, &BTreeMap::new()));
+        let failed = BindState::Failed { reason: "it is taken".into() };
+        ports.report([(80, BindState::Bound), (81, failed)].into());
+        let text = Metrics::new(reader, bindings).scrape().unwrap();
+        for (name, value) in [("a", 1), ("b", 0), ("c", 0)] {
+            let line = format!(
+                "guideway_listener_bound{{namespace=\"shop\",pool=\"web\",listener=\"{name}\"}} {value}\n"
+            );
+            assert!(text.contains(&line), "{line} is missing in\n{text}");
+        }
     }
 
     #[test]

@@ -192,6 +192,11 @@ impl Programmer {
         self.pools.get(id)?.snapshot.as_ref()
     }
 
+    /// The seats of every pool.
+    pub fn rosters(&self) -> impl Iterator<Item = (&PoolId, &Roster)> {
+        self.pools.iter().map(|(id, pool)| (id, &pool.roster))
+    }
+
     fn due(&self, authority: Authority, now_ms: u64) -> BTreeSet<PoolId> {
         let all = authority != self.authority;
         let is_due = |pool: &Programmed| all || pool.wake_at_ms.is_some_and(|at| at <= now_ms);

@@ -354,8 +354,9 @@ async fn nobody_waits_for_a_log_that_nobody_reads() {
 async fn a_log_that_cannot_be_opened_is_found_at_the_start() {
     let access_log =
         AccessLogOptions { target: LogTarget::File("/nowhere/access.log".into()), form: LineForm::Text };
-    let ((_publisher, reader), (writer, _bindings)) = (handoff(), bindings(None));
-    let (metrics, latch) = (Metrics::new(reader.clone()), Readiness::default().latch("listeners bound"));
+    let ((_publisher, reader), (writer, bindings)) = (handoff(), bindings(None));
+    let (metrics, latch) =
+        (Metrics::new(reader.clone(), bindings), Readiness::default().latch("listeners bound"));
     let options = ProxyOptions { access_log, ..ProxyOptions::default() };
     let error = Proxy::start(options, reader, writer, metrics.traffic(), latch).unwrap_err();
     assert_eq!(

@@ -94,8 +94,8 @@ impl Stage {
     pub(crate) async fn with(setup: Setup, backends: &[SocketAddr]) -> Self {
         let port = setup.port.unwrap_or_else(free_port);
         let (publisher, reader) = handoff();
-        let metrics = Metrics::new(reader.clone());
         let (writer, bindings) = bindings(setup.own_port);
+        let metrics = Metrics::new(reader.clone(), bindings.clone());
         let readiness = Readiness::default();
         let options = ProxyOptions {
             workers: NonZeroUsize::new(setup.workers).unwrap(),

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::ports::{self, PortProbe};
 use super::reading::{Found, Place, Problem, Reading};
-use crate::balance::pool::{Pool, PoolId};
+use crate::balance::pool::{Listener, Pool, PoolId};
+use crate::handoff::BindState;
 use crate::source::programmer::{Change, PoolFacts};
 use crate::source::translate::{BackendSource, Translated};
 
@@ -27,6 +28,8 @@ pub(super) struct Catalog {
 pub(super) struct Held {
     /// Where it stands, whether what stands there now is right or not.
     pub(super) place: Place,
+    /// Where the ports of its listeners stood when they came into force.
+    ports: Vec<Place>,
     /// What is in force of it.
     pub(super) translated: Translated,
 }
@@ -88,6 +91,22 @@ impl Catalog {
         self.pools.iter().map(|(id, held)| (id.clone(), held.translated.pool.clone())).collect()
     }
 
+    /// Listeners of pools in force whose port could not be opened, which `bindings` tell.
+    pub(super) fn closed(&self, bindings: &BTreeMap<u16, BindState>) -> Vec<Problem> {
+        let closed = |(index, (listener, place)): (usize, (&Listener, &Place))| {
+            let Some(BindState::Failed { reason }) = bindings.get(&listener.port) else { return None };
+            let reason = format!("{reason}; it is tried again until it opens");
+            Some(Problem { place: place.clone(), field: port_field(index), reason })
+        };
+        let of_pool = |(id, held): (&PoolId, &Held)| {
+            let listeners = held.translated.pool.listeners.iter().zip(&held.ports).enumerate();
+            let of_pool =
+                |problem: Problem| Problem { reason: format!("pool {id}: {}", problem.reason), ..problem };
+            listeners.filter_map(closed).map(of_pool).collect::<Vec<_>>()
+        };
+        self.pools.iter().flat_map(of_pool).collect()
+    }
+
     /// Says whether a pool is in force.
     pub(super) fn is_empty(&self) -> bool {
         self.pools.is_empty()
@@ -129,13 +148,19 @@ impl Catalog {
     }
 
     fn set(&mut self, found: Found, outcome: &mut Outcome) {
+        let listeners = found.outcome.as_ref().map_or(0, |it| it.pool.listeners.len());
+        let ports = (0..listeners).map(|index| found.place_of(&port_field(index))).collect();
         let Found { id, place, outcome: Ok(translated), .. } = found else { return };
         let differs = self.pools.get(&id).is_none_or(|before| before.translated != translated);
         if differs {
             outcome.changes.push(Change::Set(facts(&translated)));
         }
-        self.pools.insert(id, Held { place, translated });
+        self.pools.insert(id, Held { place, ports, translated });
     }
+}
+
+fn port_field(listener: usize) -> String {
+    format!("spec.listeners[{listener}].port")
 }
 
 /// Nobody can say which of two definitions is meant, so neither is taken.

@@ -2,14 +2,16 @@
 //! kernel says that something changed; a slow look of our own finds what it could not tell.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::{self, File, FileType};
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use rustix::fs::OFlags;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 
@@ -73,46 +75,78 @@ fn read_text(path: &Path) -> io::Result<String> {
 
 fn read_bytes(path: &Path, most: u64, too_large: &'static str) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    let read = open(path)?.take(most + 1).read_to_end(&mut bytes)?;
     if read as u64 > most {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large));
     }
     Ok(bytes)
 }
 
+/// Opens a regular file and nothing else: to open a pipe waits for somebody at its other end, and a device may do
+/// anything. Links are followed.
+fn open(path: &Path) -> io::Result<File> {
+    irregular(fs::metadata(path)?.file_type())?;
+    // It may have been replaced by now; opened like this, not even a pipe keeps us.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    irregular(file.metadata()?.file_type())?;
+    Ok(file)
+}
+
+fn irregular(kind: FileType) -> io::Result<()> {
+    let what = match kind {
+        _ if kind.is_file() => return Ok(()),
+        _ if kind.is_dir() => "a folder",
+        _ if kind.is_fifo() => "a pipe",
+        _ if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}; name a regular file")))
+}
+
 /// Tells when to read again.
 #[derive(Debug)]
 pub(super) struct Changes {
+    happened: mpsc::Receiver<()>,
+    look: tokio::time::Interval,
+    is_told: bool,
+}
+
+/// Has the system tell of changes. Apart from `Changes`, because to look at folders may take long.
+#[derive(Debug)]
+pub(super) struct Watch {
     path: PathBuf,
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
-    happened: mpsc::Receiver<()>,
-    look: tokio::time::Interval,
+    every: Duration,
+}
+
+/// Watches the folders that decide what `path` holds, and looks again after `every` in any case.
+pub(super) fn watch(path: &Path, every: Duration) -> (Watch, Changes) {
+    // One place is enough: "something happened" is all there is to say.
+    let (tell, happened) = mpsc::channel(1);
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.map_or(true, |it| changes_content(&it.kind)) {
+            let _full_is_fine = tell.try_send(());
+        }
+    });
+    let watcher = watcher
+        .inspect_err(
+            |error| tracing::warn!(%error, ?every, "changes are not told by the system; looking regularly"),
+        )
+        .ok();
+    let mut look = interval_at(Instant::now() + every, every);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let changes = Changes { happened, look, is_told: watcher.is_some() };
+    let mut watch = Watch { path: path.into(), watcher, watched: BTreeSet::new(), every };
+    watch.renew(&Credentials::new());
+    (watch, changes)
 }
 
 impl Changes {
-    /// Watches the folders that decide what `path` holds, and looks again after `every` in any case.
-    pub(super) fn of(path: &Path, every: Duration) -> Self {
-        // One place is enough: "something happened" is all there is to say.
-        let (tell, happened) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.map_or(true, |it| changes_content(&it.kind)) {
-                let _full_is_fine = tell.try_send(());
-            }
-        });
-        let watcher = watcher
-            .inspect_err(|error| tracing::warn!(%error, ?every, "changes are not told by the system; looking regularly"))
-            .ok();
-        let mut look = interval_at(Instant::now() + every, every);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut changes = Self { path: path.into(), watcher, watched: BTreeSet::new(), happened, look };
-        changes.rewatch(&Credentials::new());
-        changes
-    }
-
     /// Returns when it is time to read again. May be dropped at any time.
     pub(super) async fn next(&mut self) {
-        if self.watcher.is_none() {
+        if !self.is_told {
             self.look.tick().await;
             return;
         }
@@ -122,9 +156,20 @@ impl Changes {
         }
     }
 
+    async fn settle(&mut self) {
+        let latest = Instant::now() + QUIET_MAX;
+        while timeout_at(latest.min(Instant::now() + QUIET), self.happened.recv())
+            .await
+            .is_ok_and(|it| it.is_some())
+            && Instant::now() < latest
+        {}
+    }
+}
+
+impl Watch {
     /// Links may lead elsewhere now, and other `credentials` be named: watches the folders where all of them are.
     /// Says whether folders came to be watched in which something may have happened meanwhile.
-    pub(super) fn rewatch(&mut self, credentials: &Credentials) -> bool {
+    pub(super) fn renew(&mut self, credentials: &Credentials) -> bool {
         let Some(watcher) = &mut self.watcher else { return false };
         let mut wanted = folders(&self.path);
         wanted.extend(credentials.keys().flat_map(|path| folders(path)));
@@ -136,20 +181,11 @@ impl Changes {
         for new in wanted.difference(&self.watched) {
             news = true;
             if let Err(error) = watcher.watch(new, RecursiveMode::NonRecursive) {
-                tracing::warn!(folder = %new.display(), %error, every = ?self.look.period(), "cannot be watched; looking regularly");
+                tracing::warn!(folder = %new.display(), %error, every = ?self.every, "cannot be watched; looking regularly");
             }
         }
         self.watched = wanted;
         news
-    }
-
-    async fn settle(&mut self) {
-        let latest = Instant::now() + QUIET_MAX;
-        while timeout_at(latest.min(Instant::now() + QUIET), self.happened.recv())
-            .await
-            .is_ok_and(|it| it.is_some())
-            && Instant::now() < latest
-        {}
     }
 }
 
@@ -185,7 +221,7 @@ mod tests {
         // Its parent is watched too, and must not be the one in which other tests make folders.
         let path = folder.path().join("pools");
         fs::create_dir(&path).unwrap();
-        let mut changes = Changes::of(&path, Duration::from_secs(5));
+        let (_watch, mut changes) = watch(&path, Duration::from_secs(5));
         let begin = Instant::now();
         changes.next().await;
         changes.next().await;
@@ -202,6 +238,30 @@ mod tests {
         let texts = read(folder.path()).unwrap();
         let names: Vec<_> = texts.keys().map(|it| it.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["a.yaml", "b.yml", "c.json"]);
+    }
+
+    #[test]
+    fn nothing_but_regular_files_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe.yaml");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&pipe, &link).unwrap();
+        let check = |path: &Path, what: &str| {
+            let told = open(path).unwrap_err().to_string();
+            assert_eq!(told, format!("it is {what}; name a regular file"), "{}", path.display());
+        };
+        check(&pipe, "a pipe");
+        check(&link, "a pipe");
+        check(&folder.path().join("socket"), "a socket");
+        check(folder.path(), "a folder");
+        check(Path::new("/dev/zero"), "a device");
+        let texts = read(&pipe).unwrap();
+        assert_eq!(
+            texts.into_values().collect::<Vec<_>>(),
+            [Err("it is a pipe; name a regular file".into())]
+        );
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //! of them together.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -83,6 +85,11 @@ fn texts(path: &Path) -> Texts {
         let read = io::stdin().read_to_string(&mut text);
         let text = read.map(|_| text.into()).map_err(|error| error.to_string());
         return Texts::from([(Path::new("stdin").into(), text)]);
+    }
+    // What a shell puts in the place of a command. Nobody follows it, so whoever writes may take their time.
+    if fs::metadata(path).is_ok_and(|it| it.file_type().is_fifo()) {
+        let text = fs::read_to_string(path).map(Into::into).map_err(|error| error.to_string());
+        return Texts::from([(path.into(), text)]);
     }
     match folder::read(path) {
         Ok(texts) if texts.is_empty() => {

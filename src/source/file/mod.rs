@@ -12,14 +12,16 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::catalog::Catalog;
-use self::folder::Changes;
+use self::folder::{Changes, Watch};
+use self::keeper::SeatKeeper;
+use self::look::{LOOK_WITHIN, Looker, Sight};
 use self::picture::Picture;
 use self::reading::Problem;
-use self::seats::SeatFiles;
+use self::seats::{Batch, SeatFiles};
 use super::Outlets;
 use super::programmer::{Authority, Change, Programmer, Report};
 use crate::crd::manifest::ManifestError;
-use crate::handoff::{BindState, BindingsReader};
+use crate::handoff::BindingsReader;
 use crate::metrics::ControlMetrics;
 use crate::readiness::Latch;
 
@@ -28,6 +30,8 @@ mod credentials;
 mod documents;
 mod folder;
 pub mod inspection;
+mod keeper;
+mod look;
 mod marks;
 mod picture;
 mod ports;
@@ -56,8 +60,8 @@ pub enum Error {
     Path {
         /// The path.
         path: PathBuf,
-        /// Why. Part of the message, so no source of it: that would be told again.
-        reason: io::Error,
+        /// Why.
+        reason: String,
     },
     /// The state directory cannot be used.
     #[error("the state directory {path} cannot be used: {reason}; correct --state-dir or its owner", path = path.display())]
@@ -81,12 +85,8 @@ pub enum Error {
     Task(#[from] JoinError),
 }
 
-/// Seats change in bursts; wait this long for the next change before they are written.
-const SEATS_SETTLE: Duration = Duration::from_millis(100);
 /// Network file systems and replaced mount points tell nothing of changes: look this often anyway.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Try again to write seats after this.
-const SEATS_RETRY: Duration = Duration::from_secs(5);
 
 /// Follows the file or folder until `stop`. Ready when the first pool is published.
 pub async fn run(
@@ -95,21 +95,28 @@ pub async fn run(
     probe: PortProbe,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let changes = Changes::of(&options.path, LOOK_EVERY);
-    follow(options, changes, outlets, probe, stop).await
+    let path = options.path.clone();
+    let watch = tokio::task::spawn_blocking(move || folder::watch(&path, LOOK_EVERY));
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        watch = watch => follow(options, watch?, outlets, probe, stop.clone()).await,
+    }
 }
 
 /// As `run`, with changes that were watched from before the first reading, so that none falls between the two.
 async fn follow(
     options: Options,
-    changes: Changes,
+    watch: (Watch, Changes),
     outlets: Outlets,
     probe: PortProbe,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let mut source = FileSource::start(options, changes, outlets, probe)?;
+    let mut source = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        source = FileSource::open(options, watch, outlets, probe) => source?,
+    };
     source.follow(&stop).await?;
-    source.write_seats().await
+    source.write_last_seats().await
 }
 
 struct FileSource {
@@ -119,47 +126,51 @@ struct FileSource {
     readiness: Option<Latch>,
     metrics: ControlMetrics,
     catalog: Catalog,
-    changes: Changes,
-    seats: Option<SeatFiles>,
-    seats_retry: bool,
+    looker: Looker,
+    seats: Option<SeatKeeper>,
     /// What was read last; the same again is no news.
     last: Option<Arc<Picture>>,
+    /// Mistakes as last counted, but for what can only be told when the disk answers.
+    in_error: usize,
     told: BTreeSet<Problem>,
     remarked: BTreeSet<Problem>,
+    /// Listeners whose ports are not open.
+    closed: BTreeSet<Problem>,
+    seats_fault: Option<String>,
 }
 
 impl FileSource {
-    fn start(options: Options, changes: Changes, outlets: Outlets, probe: PortProbe) -> Result<Self, Error> {
+    async fn open(
+        options: Options,
+        watch: (Watch, Changes),
+        outlets: Outlets,
+        probe: PortProbe,
+    ) -> Result<Self, Error> {
         let Outlets { mut programmer, bindings, readiness, metrics } = outlets;
         let mut seats = None;
         if let Some(path) = options.state_dir {
-            let (files, rosters) = SeatFiles::open(&path)?;
+            let (files, rosters) = tokio::task::spawn_blocking(move || SeatFiles::open(&path)).await??;
             let adopted = rosters.into_iter().map(|(id, roster)| Change::Adopt(id, roster));
             programmer.apply(adopted.collect(), Authority::Holder, now_ms());
-            seats = Some(files);
+            seats = Some(SeatKeeper::new(files));
         }
-        let path = options.path;
-        let texts = folder::read(&path).map_err(|reason| Error::Path { path: path.clone(), reason })?;
-        let mut source = Self {
-            path: path.into(),
+        let path: Arc<Path> = options.path.into();
+        Ok(Self {
+            looker: Looker::new(path.clone(), watch),
+            path,
             programmer,
             catalog: Catalog::new(bindings.own_port(), probe),
             bindings,
             readiness: Some(readiness),
             metrics,
-            changes,
             seats,
-            seats_retry: false,
             last: None,
+            in_error: 0,
             told: BTreeSet::new(),
             remarked: BTreeSet::new(),
-        };
-        let mut picture = Picture::of(Ok(texts), &source.path, None)?;
-        if source.changes.rewatch(picture.credentials()) {
-            picture = picture.refreshed();
-        }
-        source.take(picture);
-        Ok(source)
+            closed: BTreeSet::new(),
+            seats_fault: None,
+        })
     }
 
     async fn follow(&mut self, stop: &CancellationToken) -> Result<(), Error> {
@@ -167,13 +178,14 @@ impl FileSource {
         loop {
             let wake =
                 self.programmer.wake_at_ms().map(|at| Duration::from_millis(at.saturating_sub(now_ms())));
-            let seats_due = self.seats.as_ref().is_some_and(SeatFiles::is_due);
-            let seats_after = if self.seats_retry { SEATS_RETRY } else { SEATS_SETTLE };
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = self.changes.next() => self.look_again().await?,
+                sight = self.looker.next(self.last.as_ref()) => match sight? {
+                    Sight::Seen(picture) => self.take(picture)?,
+                    Sight::Stuck => self.tell_stuck(),
+                },
                 () = sleep(wake.unwrap_or_default()), if wake.is_some() => self.apply(Vec::new()),
-                () = sleep(seats_after), if seats_due => self.write_seats().await?,
+                kept = next_kept(self.seats.as_mut()) => self.tell_kept(kept?),
                 lives = self.bindings.changed(), if proxy_lives => {
                     proxy_lives = lives;
                     self.tell_ports();
@@ -182,67 +194,76 @@ impl FileSource {
         }
     }
 
-    async fn look_again(&mut self) -> Result<(), Error> {
-        loop {
-            let (path, last) = (self.path.clone(), self.last.clone());
-            let look = move || {
-                let texts = folder::read(&path).map_err(|error| error.to_string());
-                Picture::of(texts, &path, last.as_deref())
-            };
-            let picture = tokio::task::spawn_blocking(look).await??;
-            let is_late = self.changes.rewatch(picture.credentials());
-            self.take(picture);
-            if !is_late {
-                return Ok(());
-            }
-        }
-    }
-
     /// Takes in what the files hold now.
-    fn take(&mut self, picture: Picture) {
+    fn take(&mut self, picture: Picture) -> Result<(), Error> {
+        if let (None, Some(reason)) = (&self.last, picture.unreadable()) {
+            return Err(Error::Path { path: self.path.to_path_buf(), reason: reason.into() });
+        }
+        self.metrics.set_config_errors(self.in_error);
         if self.last.as_deref() == Some(&picture) && !self.catalog.waits_for_port() {
-            return;
+            return Ok(());
         }
         let readings = picture.equipped(&self.catalog.in_force(), now_ms() / 1000);
         let remarks = readings.values().flat_map(|reading| reading.remarks.iter().cloned()).collect();
         let outcome = self.catalog.update(readings, !picture.holds_files());
         self.tell(&outcome.problems, outcome.kept);
         self.tell_remarks(remarks);
-        self.metrics.set_config_errors(outcome.in_error);
+        self.in_error = outcome.in_error;
+        self.metrics.set_config_errors(self.in_error);
         self.last = Some(Arc::new(picture));
         self.apply(outcome.changes);
         if !self.catalog.is_empty() {
             self.readiness.take().into_iter().for_each(Latch::release);
         }
+        Ok(())
     }
 
     fn apply(&mut self, changes: Vec<Change>) {
         for change in &changes {
             if let Change::Remove(id) = change {
-                self.seats.iter_mut().for_each(|files| files.forget(id.clone()));
+                self.seats.iter_mut().for_each(|files| files.keep(id.clone(), None));
                 tracing::info!(pool = %id, "pool removed");
             }
         }
         for report in self.programmer.apply(changes, Authority::Holder, now_ms()) {
             tell_report(&report);
             if report.roster_changed {
-                self.seats.iter_mut().for_each(|files| files.keep(report.id.clone(), report.roster.clone()));
+                self.seats
+                    .iter_mut()
+                    .for_each(|files| files.keep(report.id.clone(), Some(report.roster.clone())));
             }
         }
     }
 
-    async fn write_seats(&mut self) -> Result<(), Error> {
-        let Some(mut files) = self.seats.take() else { return Ok(()) };
-        let (files, written) = tokio::task::spawn_blocking(move || {
-            let written = files.write();
-            (files, written)
-        })
-        .await?;
-        if let Err(error) = &written {
-            tracing::warn!(%error, again_in = ?SEATS_RETRY, "seats cannot be written; a restart now would move keys");
+    fn tell_kept(&mut self, kept: keeper::Outcome) {
+        let fault = kept.error.map(|error| error.to_string());
+        self.metrics.seat_writes_failed(fault.is_some().into());
+        match (&fault, &self.seats_fault) {
+            (Some(now), before) if Some(now) != before.as_ref() => {
+                tracing::error!(again_in = ?keeper::RETRY, "{now}; a restart before that moves keys");
+            }
+            (None, Some(_)) => tracing::info!("seats are written again"),
+            _ => {}
         }
-        self.seats_retry = written.is_err();
-        self.seats = Some(files);
+        self.seats_fault = fault;
+        if kept.is_new {
+            tracing::warn!(
+                "the state directory was gone; it is made again, and the seats of all pools are written"
+            );
+            let all = all_seats(&self.programmer);
+            self.seats.iter_mut().for_each(|keeper| keeper.keep_all(all.clone()));
+        }
+    }
+
+    async fn write_last_seats(&mut self) -> Result<(), Error> {
+        let Some(mut keeper) = self.seats.take() else { return Ok(()) };
+        let (lost, error) = keeper.finish(|| all_seats(&self.programmer)).await?;
+        if let Some(error) = error {
+            tracing::error!(
+                pools = lost.len(),
+                "{error}; the seats of these pools are lost, so their keys may move"
+            );
+        }
         Ok(())
     }
 
@@ -274,13 +295,33 @@ impl FileSource {
         self.remarked = remarks;
     }
 
-    fn tell_ports(&self) {
-        for (port, state) in self.bindings.current() {
-            if let BindState::Failed { reason } = state {
-                tracing::error!(port, %reason, "port cannot be opened");
-            }
-        }
+    fn tell_stuck(&self) {
+        let path = self.path.display();
+        tracing::error!(%path, "cannot be read: no answer within {LOOK_WITHIN:?}; the pools stay as they are until there is one");
+        self.metrics.set_config_errors(self.in_error + 1);
     }
+
+    /// Says which listeners are newly closed, and which of those are open again.
+    fn tell_ports(&mut self) {
+        let now: BTreeSet<Problem> = self.catalog.closed(&self.bindings.current()).into_iter().collect();
+        now.difference(&self.closed).for_each(|problem| tracing::error!("{problem}"));
+        for problem in self.closed.difference(&now) {
+            tracing::info!("{}: {}: no longer closed", problem.place, problem.field);
+        }
+        self.closed = now;
+    }
+}
+
+/// Never returns where no seats are kept.
+async fn next_kept(keeper: Option<&mut SeatKeeper>) -> Result<keeper::Outcome, Error> {
+    match keeper {
+        Some(keeper) => keeper.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn all_seats(programmer: &Programmer) -> Batch {
+    programmer.rosters().map(|(id, roster)| (id.clone(), Some(roster.clone()))).collect()
 }
 
 fn tell_report(report: &Report) {

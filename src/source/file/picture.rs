@@ -14,6 +14,7 @@ use crate::source::admission::Admission;
 use crate::source::reach::Target;
 
 /// One look.
+#[derive(Debug)]
 pub(super) struct Picture {
     texts: Result<Texts, String>,
     /// The same in pools, which are yet to be equipped.
@@ -43,10 +44,9 @@ impl Picture {
         Ok(Self { texts, readings, credentials })
     }
 
-    /// The same with the certificates as they are now.
-    pub(super) fn refreshed(self) -> Self {
-        let credentials = folder::read_credentials(self.credentials.into_keys().collect());
-        Self { credentials, ..self }
+    /// Why the path as a whole cannot be read, if it cannot.
+    pub(super) fn unreadable(&self) -> Option<&str> {
+        self.texts.as_ref().err().map(String::as_str)
     }
 
     pub(super) fn credentials(&self) -> &Credentials {

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,14 +16,30 @@ use crate::balance::backend::BackendId;
 use crate::balance::pool::PoolId;
 use crate::balance::seats::{Occupant, Roster, RosterSeat};
 
-/// Seats that wait to be written, and where.
+/// Seats to write; none where a pool is gone.
+pub(super) type Batch = BTreeMap<PoolId, Option<Roster>>;
+
+/// Where seats are written.
 #[derive(Debug)]
 pub(super) struct SeatFiles {
     folder: PathBuf,
-    pending: BTreeMap<PoolId, Option<Roster>>,
     /// Keeps other processes out of the folder. The system lets go of it however this one ends.
-    _lock: File,
+    lock: File,
 }
+
+/// What became of a batch.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// The folder was gone and is there again, without what stood in it.
+    pub(super) is_new: bool,
+    /// What is not written.
+    pub(super) left: Batch,
+    /// Why not, if so.
+    pub(super) error: Option<Error>,
+}
+
+/// Files written at once. Each waits for its own bytes to reach the disk, which takes eight of them in one go.
+const WRITERS: usize = 8;
 
 /// The file that is locked. It stays where it is: whoever removed it could let two processes in.
 const LOCK: &str = "lock";
@@ -28,42 +47,90 @@ const LOCK: &str = "lock";
 impl SeatFiles {
     /// Opens `folder` for this process alone, makes it where it is missing, and reads the seats in it.
     pub(super) fn open(folder: &Path) -> Result<(Self, Vec<(PoolId, Roster)>), Error> {
-        let unusable = |reason| Error::StateDir { path: folder.into(), reason };
-        let lock = lock(folder).map_err(|error| match error {
-            TryLockError::WouldBlock => Error::StateDirTaken { path: folder.into() },
-            TryLockError::Error(reason) => unusable(reason),
-        })?;
-        let rosters = read(folder).map_err(unusable)?;
-        Ok((Self { folder: folder.into(), pending: BTreeMap::new(), _lock: lock }, rosters))
+        let lock = take(folder)?;
+        let rosters = read(folder).map_err(|reason| unusable(folder, reason))?;
+        Ok((Self { folder: folder.into(), lock }, rosters))
     }
 
-    /// Remembers to write these seats.
-    pub(super) fn keep(&mut self, id: PoolId, roster: Roster) {
-        self.pending.insert(id, Some(roster));
-    }
-
-    /// Remembers to remove the seats of a pool that is gone.
-    pub(super) fn forget(&mut self, id: PoolId) {
-        self.pending.insert(id, None);
-    }
-
-    /// Whether anything waits to be written.
-    pub(super) fn is_due(&self) -> bool {
-        !self.pending.is_empty()
-    }
-
-    /// Writes everything that waits. What fails goes on waiting.
-    pub(super) fn write(&mut self) -> io::Result<()> {
-        while let Some((id, roster)) = self.pending.first_key_value() {
-            let path = self.folder.join(file_name(id));
-            match roster {
-                Some(roster) => replace(&path, &serde_json::to_vec(&Stored::new(id, roster))?)?,
-                None => remove(&path)?,
-            }
-            self.pending.pop_first();
+    /// Writes the batch. Whatever it holds, the folder is there afterwards, or the error says why not.
+    pub(super) fn write(&mut self, batch: Batch) -> Written {
+        let is_new = match self.restore() {
+            Ok(is_new) => is_new,
+            Err(error) => return Written { is_new: false, left: batch, error: Some(error) },
+        };
+        if batch.is_empty() {
+            return Written { is_new, left: batch, error: None };
         }
-        Ok(())
+        let (left, error) = self.write_at_once(&batch);
+        // One flush of the folder is for all files in it, so where it fails none of them is safe.
+        let (left, error) = match File::open(&self.folder).and_then(|folder| folder.sync_all()) {
+            Ok(()) => (left, error),
+            Err(reason) => (batch, error.or(Some(reason))),
+        };
+        Written { is_new, left, error: error.map(|reason| unusable(&self.folder, reason)) }
     }
+
+    /// Makes the folder again where it is gone, and locks it; the lock we have is on a file that nobody sees.
+    fn restore(&mut self) -> Result<bool, Error> {
+        let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        let here =
+            fs::metadata(self.folder.join(LOCK)).and_then(|here| Ok(same(here, self.lock.metadata()?)));
+        if here.is_ok_and(|same| same) {
+            return Ok(false);
+        }
+        self.lock = take(&self.folder)?;
+        Ok(true)
+    }
+
+    /// What is not written, and the first reason.
+    fn write_at_once(&self, batch: &Batch) -> (Batch, Option<io::Error>) {
+        let queue = Mutex::new(batch.iter());
+        let next = || locked(&queue).next();
+        let failed = Mutex::new((Batch::new(), None));
+        let work = || {
+            while let Some((id, seats)) = next() {
+                if let Err(reason) = self.write_one(id, seats.as_ref()) {
+                    let mut failed = locked(&failed);
+                    failed.0.insert(id.clone(), seats.clone());
+                    failed.1.get_or_insert(reason);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..batch.len().min(WRITERS) {
+                // One writer is enough where the system gives no more threads.
+                let _or_none =
+                    thread::Builder::new().name("guideway-seats".into()).spawn_scoped(scope, &work);
+            }
+            work();
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_one(&self, id: &PoolId, seats: Option<&Roster>) -> io::Result<()> {
+        let path = self.folder.join(file_name(id));
+        match seats {
+            Some(roster) => replace(&path, &serde_json::to_vec(&Stored::new(id, roster))?),
+            None => remove(&path),
+        }
+    }
+}
+
+/// No writer can panic while it holds one of these locks.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unusable(folder: &Path, reason: io::Error) -> Error {
+    Error::StateDir { path: folder.into(), reason }
+}
+
+/// Takes `folder` for this process alone; makes it where it is missing.
+fn take(folder: &Path) -> Result<File, Error> {
+    lock(folder).map_err(|error| match error {
+        TryLockError::WouldBlock => Error::StateDirTaken { path: folder.into() },
+        TryLockError::Error(reason) => unusable(folder, reason),
+    })
 }
 
 fn lock(folder: &Path) -> Result<File, TryLockError> {
@@ -104,25 +171,21 @@ fn read_or_set_aside(path: &Path) -> io::Result<Option<(PoolId, Roster)>> {
     Ok(None)
 }
 
-/// Either the old bytes or the new ones survive a crash: written beside, flushed, then renamed.
+/// Either the old bytes or the new ones survive a crash: written beside, flushed, then renamed. The folder is for
+/// whoever calls to flush.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("json.new");
     let mut file = File::create(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&beside, path)?;
-    sync_folder(path)
+    fs::rename(&beside, path)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => sync_folder(path),
+        _ => Ok(()),
     }
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 /// The form on disk.
@@ -210,32 +273,37 @@ mod tests {
         names
     }
 
+    /// Writes these seats, or removes those of pools without any.
+    fn write(files: &mut SeatFiles, seats: impl IntoIterator<Item = (PoolId, Option<Roster>)>) -> Written {
+        files.write(seats.into_iter().collect())
+    }
+
+    fn web() -> PoolId {
+        PoolId::new("shop", "web")
+    }
+
     #[test]
     fn seats_read_back_as_written() {
         let folder = tempfile::tempdir().unwrap();
-        let id = PoolId::new("shop", "web.v2");
+        let ids = (0..40).map(|number| PoolId::new("shop", &format!("web.v{number}")));
         let (mut files, found) = SeatFiles::open(&folder.path().join("new")).unwrap();
         assert!(found.is_empty());
-        files.keep(id.clone(), roster());
-        assert!(files.is_due());
-        files.write().unwrap();
-        assert!(!files.is_due());
+        let written = write(&mut files, ids.clone().map(|id| (id, Some(roster()))));
+        assert!(written.error.is_none() && written.left.is_empty() && !written.is_new, "{written:?}");
         drop(files);
         let (_, found) = SeatFiles::open(&folder.path().join("new")).unwrap();
-        assert_eq!(found, [(id, roster())]);
+        let expected: BTreeMap<_, _> = ids.map(|id| (id, roster())).collect();
+        assert_eq!(found.into_iter().collect::<BTreeMap<_, _>>(), expected);
     }
 
     #[test]
     fn a_forgotten_pool_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
-        let id = PoolId::new("shop", "web");
         let (mut files, _) = SeatFiles::open(folder.path()).unwrap();
-        files.keep(id.clone(), roster());
-        files.write().unwrap();
+        write(&mut files, [(web(), Some(roster()))]);
         assert_eq!(names(folder.path()), ["shop.web.json"]);
-        files.forget(id.clone());
-        files.forget(PoolId::new("shop", "never-written"));
-        files.write().unwrap();
+        let written = write(&mut files, [(web(), None), (PoolId::new("shop", "never-written"), None)]);
+        assert!(written.error.is_none(), "{written:?}");
         assert!(names(folder.path()).is_empty());
     }
 
@@ -243,10 +311,9 @@ mod tests {
     fn what_cannot_be_read_is_set_aside_and_the_rest_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let (mut files, _) = SeatFiles::open(folder.path()).unwrap();
-        files.keep(PoolId::new("shop", "good"), roster());
-        files.keep(PoolId::new("shop", "torn"), roster());
-        files.keep(PoolId::new("shop", "order"), Roster { seats: roster().seats.split_off(1) });
-        files.write().unwrap();
+        let disorder = Roster { seats: roster().seats.split_off(1) };
+        let of = |name, roster| (PoolId::new("shop", name), Some(roster));
+        write(&mut files, [of("good", roster()), of("torn", roster()), of("order", disorder)]);
         let torn = folder.path().join("shop.torn.json");
         let half = fs::read(&torn).unwrap();
         fs::write(&torn, &half[..half.len() / 2]).unwrap();
@@ -258,16 +325,15 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_written_waits() {
+    fn what_could_not_be_written_is_left_and_the_rest_is_written() {
         let folder = tempfile::tempdir().unwrap();
-        let gone = folder.path().join("gone");
-        let (mut files, _) = SeatFiles::open(&gone).unwrap();
-        fs::remove_dir_all(&gone).unwrap();
-        files.keep(PoolId::new("shop", "web"), roster());
-        assert!(files.write().is_err());
-        fs::create_dir(&gone).unwrap();
-        files.write().unwrap();
-        assert_eq!(names(&gone), ["shop.web.json"]);
+        let (mut files, _) = SeatFiles::open(folder.path()).unwrap();
+        fs::create_dir(folder.path().join("shop.web.json")).unwrap();
+        let written =
+            write(&mut files, [(PoolId::new("shop", "api"), Some(roster())), (web(), Some(roster()))]);
+        assert_eq!(written.left, [(web(), Some(roster()))].into());
+        assert!(written.error.is_some());
+        assert!(folder.path().join("shop.api.json").is_file());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::subscriber::DefaultGuard;
 
-use super::folder::Changes;
+use super::folder;
 use super::reading::tests::{pool, tls_backend_pool, tls_pool};
 use super::{Error, Options, PortProbe, follow};
 use crate::balance::tls::TlsTerms;
@@ -53,7 +53,7 @@ impl Running {
         let (ports, ports_reader) = bindings(Some(OWN_PORT));
         let (logging, log) = capture_log();
         let readiness = Readiness::default();
-        let metrics = Metrics::new(reader.clone());
+        let metrics = Metrics::new(reader.clone(), ports_reader.clone());
         let stop = CancellationToken::new();
         let options = Options { path: path.into(), state_dir: state_dir.map(Into::into) };
         let outlets = Outlets {
@@ -64,8 +64,8 @@ impl Running {
         };
         let probe =
             PortProbe::new(|port| if port == TAKEN_PORT { Err("it is taken".into()) } else { Ok(()) });
-        let changes = Changes::of(path, NEVER);
-        let task = tokio::spawn(follow(options, changes, outlets, probe, stop.clone()));
+        let watch = folder::watch(path, NEVER);
+        let task = tokio::spawn(follow(options, watch, outlets, probe, stop.clone()));
         Self { reader, readiness, metrics, ports, stop, task, log, _logging: logging }
     }
 
@@ -443,7 +443,11 @@ async fn a_port_that_cannot_be_opened_is_told() {
     let mut running = Running::start(&file, None);
     running.serves(&[80]).await;
     running.ports.report([(80, BindState::Failed { reason: "permission denied".into() })].into());
-    running.says("port cannot be opened port=80 reason=permission denied").await;
+    running.says("pools.yaml:7: spec.listeners[0].port: pool default/a: permission denied").await;
+    assert!(running.metrics.scrape().unwrap().contains("listener=\"web\"} 0\n"));
+    running.ports.report([(80, BindState::Bound)].into());
+    running.says("pools.yaml:7: spec.listeners[0].port: no longer closed").await;
+    assert!(running.metrics.scrape().unwrap().contains("listener=\"web\"} 1\n"));
     running.end().await.unwrap();
 }
 
@@ -475,6 +479,35 @@ async fn seats_survive_a_restart() {
     forgetful.serves(&[8001]).await;
     assert_ne!(forgetful.digest(), digest, "seats play no part in this test");
     forgetful.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pipe_in_the_place_of_a_file_is_told_and_the_source_goes_on() {
+    let folder = folder();
+    let file = folder.path().join("pools.yaml");
+    let mode = rustix::fs::Mode::from(0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, mode).unwrap();
+    let mut running = Running::start(&file, None);
+    running.says("pools.yaml:1: cannot be read: it is a pipe; name a regular file").await;
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, pool("a", 8001)).unwrap();
+    running.serves(&[8001]).await;
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_state_directory_that_vanished_gets_the_seats_of_every_pool_again() {
+    let (folder, state) = (folder(), folder());
+    let file = folder.path().join("pools.yaml");
+    let both = |port| format!("{}---\n{}", pool("a", 8001), pool("b", port));
+    fs::write(&file, both(8002)).unwrap();
+    let mut running = Running::start(&file, Some(state.path()));
+    running.serves(&[8001, 8002]).await;
+    fs::remove_dir_all(state.path()).unwrap();
+    running.end().await.unwrap();
+    for name in ["default.a.json", "default.b.json"] {
+        assert!(state.path().join(name).exists(), "{name} is missing");
+    }
 }
 
 #[tokio::test]
