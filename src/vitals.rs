@@ -2,6 +2,8 @@
 //! is bounded, so that whoever hammers it takes nothing from the traffic, and holds file descriptors
 //! back, so that it answers also when the traffic has taken all others.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +21,8 @@ use axum::{BoxError, Router};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 
@@ -52,7 +56,7 @@ impl Vitals {
 
     /// Serves until `stop`. To be cancelled last: `/readyz` says that we drain while we do.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
-        let listener = Reserved { listener, spares: Spares::new() };
+        let listener = Reserved::new(listener);
         axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 
@@ -77,6 +81,13 @@ const SPARES: usize = 8;
 
 /// How long accepting pauses when even those are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections at once. Whoever comes beyond takes the place of the oldest, so that no crowd of idle ones keeps a probe
+/// out, and traffic loses no more descriptors than this.
+const CONNECTIONS: usize = 64;
+
+/// How long a connection lives, whatever it does: long enough for several scrapes, short for who only sits there.
+const LIFETIME: Duration = Duration::from_secs(60);
 
 /// Files that are open for no other reason than to be closed when a connection needs their descriptor.
 #[derive(Clone, Debug)]
@@ -113,6 +124,23 @@ impl Spares {
 struct Reserved {
     listener: TcpListener,
     spares: Spares,
+    /// The connections there are, oldest first; one that is dropped here ends.
+    open: VecDeque<oneshot::Sender<Infallible>>,
+}
+
+impl Reserved {
+    fn new(listener: TcpListener) -> Self {
+        Self { listener, spares: Spares::new(), open: VecDeque::new() }
+    }
+
+    fn welcome(&mut self, stream: TcpStream) -> Watcher {
+        self.open.retain(|connection| !connection.is_closed());
+        self.open.drain(..(self.open.len() + 1).saturating_sub(CONNECTIONS));
+        let (keep, kept) = oneshot::channel();
+        self.open.push_back(keep);
+        let ends = Box::pin(tokio::time::sleep(LIFETIME));
+        Watcher { stream, kept, ends, _spare: TakeUp(self.spares.clone()) }
+    }
 }
 
 impl axum::serve::Listener for Reserved {
@@ -122,9 +150,7 @@ impl axum::serve::Listener for Reserved {
     async fn accept(&mut self) -> (Watcher, SocketAddr) {
         loop {
             let error = match self.listener.accept().await {
-                Ok((stream, address)) => {
-                    return (Watcher { stream, _spare: TakeUp(self.spares.clone()) }, address);
-                }
+                Ok((stream, address)) => return (self.welcome(stream), address),
                 Err(error) => error,
             };
             let exhausted = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
@@ -142,8 +168,18 @@ impl axum::serve::Listener for Reserved {
 /// A connection of somebody who watches us.
 struct Watcher {
     stream: TcpStream,
+    kept: oneshot::Receiver<Infallible>,
+    ends: Pin<Box<Sleep>>,
     /// Dropped behind the stream, whose descriptor it takes.
     _spare: TakeUp,
+}
+
+impl Watcher {
+    /// An error once its time is over or its place is another's.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let over = self.ends.as_mut().poll(cx).is_ready() || Pin::new(&mut self.kept).poll(cx).is_ready();
+        if over { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
 }
 
 struct TakeUp(Spares);
@@ -160,12 +196,14 @@ impl AsyncRead for Watcher {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.is_over(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Watcher {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.is_over(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -208,6 +246,7 @@ mod tests {
     use super::*;
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tower::ServiceExt as _;
 
     fn vitals() -> (Vitals, Readiness) {
@@ -245,6 +284,47 @@ mod tests {
         let (status, text) = get(router.clone(), "/metrics").await;
         assert!(status == 200 && text.ends_with("# EOF\n"), "{text}");
         assert_eq!(get(router, "/").await.0, 404);
+    }
+
+    async fn served() -> (SocketAddr, CancellationToken) {
+        let (vitals, _) = vitals();
+        let listener = Vitals::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        tokio::spawn(vitals.serve(listener, stop.clone()));
+        (address, stop)
+    }
+
+    /// Asks once, and waits until the connection has ended.
+    async fn ask(stream: &mut TcpStream) -> String {
+        let mut text = String::new();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn a_crowd_of_idle_connections_keeps_nobody_out_and_the_oldest_go() {
+        let (address, _stop) = served().await;
+        let mut crowd = Vec::new();
+        for _ in 0..2 * CONNECTIONS {
+            crowd.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert!(ask(&mut TcpStream::connect(address).await.unwrap()).await.ends_with("alive\n"));
+        for oldest in &mut crowd[..CONNECTIONS] {
+            assert_eq!(oldest.read(&mut [0]).await.unwrap_or(0), 0);
+        }
+        assert!(ask(&mut crowd[2 * CONNECTIONS - 1]).await.ends_with("alive\n"));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_only_sits_there_ends() {
+        let (address, _stop) = served().await;
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        assert!(ask(&mut TcpStream::connect(address).await.unwrap()).await.ends_with("alive\n"));
+        tokio::time::pause();
+        let begun = tokio::time::Instant::now();
+        assert_eq!(idle.read(&mut [0]).await.unwrap_or(0), 0);
+        assert!(begun.elapsed() <= LIFETIME);
     }
 
     #[tokio::test]

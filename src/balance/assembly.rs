@@ -11,7 +11,7 @@ use super::hash;
 use super::pool::{Fill, Pool, Readiness};
 use super::seats::{Authority, Event, Roster, Seat, SeatBook};
 use super::snapshot::{MemberView, PoolSnapshot};
-use super::table::{SeatLoad, paper, prime};
+use super::table::{Bases, SeatLoad, paper, prime};
 
 /// Seed of every table. One for all pools, so that two pools over the same seats route alike.
 const SEED: u64 = 0x4d61_676c_6576;
@@ -67,6 +67,11 @@ pub struct Assembly {
 }
 
 impl Assembly {
+    /// One that shares what its tables start from with the others of `bases`.
+    pub fn sharing(bases: Bases) -> Self {
+        Self { builder: AssignmentBuilder::sharing(bases), ..Self::default() }
+    }
+
     /// Takes over the seats of the lease holder, or of an earlier life.
     pub fn adopt(&mut self, roster: &Roster) {
         self.book.adopt(roster);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::table::{self, NOBODY, SeatLoad, Table, TableBuilder, prime};
+use super::table::{self, Bases, NOBODY, SeatLoad, Table, TableBuilder, prime};
 
 /// Index of a backend in a pool's snapshot: the seats of the first group, then those of the second …
 pub type Place = u16;
@@ -31,7 +31,7 @@ struct Part {
 impl Assignment {
     /// Everything to the seats of one table.
     pub fn of_one(table: Arc<Table>, seats: u16) -> Self {
-        let split = Kept::new(SPLIT_SIZE_OF_ONE, 0).build(&[SeatLoad::well(1)]);
+        let split = Kept::new(Bases::default(), SPLIT_SIZE_OF_ONE, 0).build(&[SeatLoad::well(1)]);
         Self { split, groups: Box::new([Part { table, first: 0, seats }]) }
     }
 
@@ -151,9 +151,15 @@ pub struct GroupLoad {
 pub struct AssignmentBuilder {
     split: Option<Kept>,
     groups: BTreeMap<Arc<str>, Kept>,
+    bases: Bases,
 }
 
 impl AssignmentBuilder {
+    /// One that shares what its tables start from with the others of `bases`.
+    pub fn sharing(bases: Bases) -> Self {
+        Self { bases, ..Self::default() }
+    }
+
     /// The assignment for these groups. `size` is that of every table, unless it has more seats than
     /// slots; chosen for each table when absent. What was built before only makes it faster.
     ///
@@ -164,7 +170,10 @@ impl AssignmentBuilder {
         let mut first = 0;
         let part = |group: &GroupLoad| {
             let size = size_for(group.seats.len());
-            let kept = self.groups.entry(group.name.clone()).or_insert_with(|| Kept::new(size, seed));
+            let kept = self
+                .groups
+                .entry(group.name.clone())
+                .or_insert_with(|| Kept::new(self.bases.clone(), size, seed));
             let seats = group.seats.len() as u16;
             let part = Part { table: kept.of_size(size, seed).build(&group.seats), first, seats };
             first += seats;
@@ -173,8 +182,11 @@ impl AssignmentBuilder {
         let parts = groups.iter().map(part).collect();
         let shares: Vec<SeatLoad> = groups.iter().map(GroupLoad::share).collect();
         let size = if groups.len() == 1 { SPLIT_SIZE_OF_ONE } else { size_for(groups.len()) };
-        let split =
-            self.split.get_or_insert_with(|| Kept::new(size, seed)).of_size(size, seed).build(&shares);
+        let split = self
+            .split
+            .get_or_insert_with(|| Kept::new(self.bases.clone(), size, seed))
+            .of_size(size, seed)
+            .build(&shares);
         Assignment { split, groups: parts }
     }
 }
@@ -190,19 +202,25 @@ impl GroupLoad {
 /// A table and its builder.
 #[derive(Debug)]
 struct Kept {
+    bases: Bases,
     builder: TableBuilder,
     loads: Vec<SeatLoad>,
     table: Option<Arc<Table>>,
 }
 
 impl Kept {
-    fn new(size: u32, seed: u64) -> Self {
-        Self { builder: TableBuilder::new(size, seed), loads: Vec::new(), table: None }
+    fn new(bases: Bases, size: u32, seed: u64) -> Self {
+        Self {
+            builder: TableBuilder::sharing(bases.clone(), size, seed),
+            bases,
+            loads: Vec::new(),
+            table: None,
+        }
     }
 
     fn of_size(&mut self, size: u32, seed: u64) -> &mut Self {
         if self.builder.size() != prime::at_least(size) {
-            *self = Self::new(size, seed);
+            *self = Self::new(self.bases.clone(), size, seed);
         }
         self
     }
@@ -340,6 +358,28 @@ mod tests {
         for hit in &hits[1..] {
             assert!((2_500_i32 - hit).abs() < 250, "{hits:?}");
         }
+    }
+
+    #[test]
+    fn pools_with_as_many_seats_share_their_slots_until_a_seat_fails() {
+        let bases = Bases::default();
+        let build =
+            |groups: &[GroupLoad]| AssignmentBuilder::sharing(bases.clone()).build(groups, Some(SIZE), 7);
+        let slots = |assignment: &Assignment| assignment.groups[0].table.slots().as_ptr();
+        let (mut first, mut second) =
+            (AssignmentBuilder::sharing(bases.clone()), AssignmentBuilder::sharing(bases.clone()));
+        let well = [group("all", 1, 3)];
+        let (one, other) = (first.build(&well, Some(SIZE), 7), second.build(&well, Some(SIZE), 7));
+        assert_eq!(slots(&one), slots(&other));
+        let mut grown = well.clone();
+        grown[0].seats.push(SeatLoad::well(1));
+        let (four, three) = (first.build(&grown, Some(SIZE), 7), build(&well));
+        assert_eq!((slots(&one), four.groups[0].seats), (slots(&three), 4));
+        let mut failed = well.clone();
+        failed[0].seats[0].live = 0;
+        let failed = second.build(&failed, Some(SIZE), 7);
+        assert_ne!(slots(&failed), slots(&three));
+        assert!(one.digest(&[None; 3], 7) == build(&well).digest(&[None; 3], 7));
     }
 
     #[test]

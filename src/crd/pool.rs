@@ -74,6 +74,9 @@ use super::tls::{BackendTls, ListenerTls};
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+        "!has(self.algorithm) || !has(self.algorithm.tableSize) || self.algorithm.tableSize * size(self.backends) <= 16777216")
+    .message("tableSize times the number of backends is above 16777216: use a smaller tableSize, or leave it out"))]
 pub struct LoadBalancerPoolSpec {
     /// Listeners are the ports the pool opens on every Guideway replica. Pools may share a port: the host of a
     /// request decides, then its path. Of two pools that ask for the same host and path of a port the older one
@@ -300,8 +303,10 @@ pub struct Algorithm {
     pub kind: AlgorithmType,
 
     /// TableSize is the number of slots in the lookup table, a prime from 251 to 16777213; 65537 is a good one
-    /// up to 600 endpoints. More slots spread the load more evenly and take 2 bytes each. When it is absent, a
-    /// prime of at least 100 slots for each endpoint is chosen: 65537 up to 655 endpoints, 131071 up to 1310, and
+    /// up to 600 endpoints. More slots spread the load more evenly. Each backend has a table of this size, and one more
+    /// shares out the requests among them; a slot takes 2 bytes, and 6 to 10 more for what the next table starts
+    /// from, which pools with the same size and number of endpoints share. All backends of a pool have 16777216 slots
+    /// at most. When it is absent, a prime of at least 100 slots for each endpoint is chosen: 65537 up to 655 endpoints, 131071 up to 1310, and
     /// so on. A table of another size moves nearly all keys, so name a size if the pool may grow over such a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 251, max = 16_777_213))]

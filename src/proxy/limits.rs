@@ -59,6 +59,9 @@ pub(super) const REFUSAL_MEMORY: Duration = Duration::from_secs(1);
 /// How long accepting pauses when the process has no file descriptor left.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a worker says that it cannot accept; each time is counted.
+pub(super) const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
 /// How long a listener that refuses newcomers still accepts those whose handshake was under way.
 pub(super) const LISTENER_LINGER: Duration = Duration::from_millis(150);
 

@@ -21,7 +21,7 @@ use super::admission::Admission;
 use super::client::Client;
 use super::connection;
 use super::date::Date;
-use super::limits::{ACCEPT_PAUSE, LISTENER_LINGER, Limits, OVERLOAD_IDLE, TICK};
+use super::limits::{ACCEPT_PAUSE, COMPLAIN_EVERY, LISTENER_LINGER, Limits, OVERLOAD_IDLE, TICK};
 use super::listener;
 use super::overload::Level;
 use super::rescue::ProxyError;
@@ -69,6 +69,8 @@ pub(super) struct Worker {
     /// The generation that the backends' connections were last compared with.
     followed: Cell<Option<u64>>,
     draining: Cell<Option<Instant>>,
+    /// When it last said that nobody can be accepted.
+    complained: Cell<Option<Instant>>,
     /// There is something to look after again.
     busy: Notify,
 }
@@ -102,6 +104,7 @@ impl Worker {
             date: Cell::new((Date::now(), Instant::now())),
             followed: Cell::new(None),
             draining: Cell::new(None),
+            complained: Cell::new(None),
             busy: Notify::new(),
         }
     }
@@ -199,9 +202,18 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 self.meters.refuse(Refusal::Descriptors);
-                tracing::warn!(port, %error, "cannot accept a connection; raise the limit of open files if it is the reason");
+                self.complain(port, &error);
                 sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+
+    /// Says why nobody can be accepted, but not each time.
+    fn complain(&self, port: u16, error: &io::Error) {
+        let now = Instant::now();
+        if self.complained.get().is_none_or(|at| now.saturating_duration_since(at) >= COMPLAIN_EVERY) {
+            self.complained.set(Some(now));
+            tracing::warn!(port, %error, "cannot accept a connection; raise the limit of open files if it is the reason");
         }
     }
 

@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::balance::assembly::{Assembly, Cause};
+use super::builds::{Builds, Built, Order, is_large};
+use crate::balance::assembly::{Assembled, Assembly, Cause};
 use crate::balance::backend::{Member, State};
 use crate::balance::pool::{Listener, Pool, PoolId};
 use crate::balance::routes::{HostPattern, Match};
 use crate::balance::seats::Roster;
 use crate::balance::snapshot::{MemberView, PoolSnapshot, PortShares, PortTls, Shares, Snapshot};
+use crate::balance::table::Bases;
 use crate::balance::table::prime::SLOTS_PER_SEAT;
 use crate::balance::tls::TlsTerms;
 use crate::handoff::Publisher;
@@ -102,7 +104,8 @@ pub struct Report {
     pub build: Duration,
 }
 
-/// Builds and publishes. One a process.
+/// Builds and publishes. One a process. A pool with large tables follows its facts when they are built; the others do
+/// not wait for it.
 #[derive(Debug)]
 pub struct Programmer {
     publisher: Publisher,
@@ -113,12 +116,25 @@ pub struct Programmer {
     authority: Authority,
     generation: u64,
     shares: Shares,
+    bases: Bases,
+    /// Builds beside the loop.
+    builds: Builds,
+    /// Pools that wait to be built there.
+    queue: BTreeSet<PoolId>,
+    /// Counts pools, so that a build of one that is gone is not taken for another of its name.
+    births: u64,
 }
 
 #[derive(Debug)]
 struct Programmed {
+    birth: u64,
     facts: PoolFacts,
-    assembly: Assembly,
+    /// Absent while it is built beside the loop.
+    assembly: Option<Assembly>,
+    /// Seats that arrived meanwhile.
+    adopted: Option<Roster>,
+    /// Seats, holes included.
+    seats: usize,
     snapshot: Option<Arc<PoolSnapshot>>,
     roster: Roster,
     conflicts: Vec<Conflict>,
@@ -136,11 +152,25 @@ impl Programmer {
             authority: Authority::Follower,
             generation: 0,
             shares: Shares::new(),
+            bases: Bases::default(),
+            builds: Builds::default(),
+            queue: BTreeSet::new(),
+            births: 0,
         }
     }
 
+    /// Returns when a pool was built beside the loop: then call `apply`. May be dropped at any time.
+    pub async fn built(&mut self) {
+        self.builds.ended().await;
+    }
+
+    /// Whether every pool was published once.
+    pub fn is_complete(&self) -> bool {
+        self.pools.values().all(|pool| pool.snapshot.is_some())
+    }
+
     /// Takes a batch of changes in, and publishes once if anything differs. Also call it with no
-    /// changes at `wake_at_ms`, and when the authority changed. Reports the pools it looked at.
+    /// changes at `wake_at_ms`, after `built`, and when the authority changed. Reports the pools it looked at.
     pub fn apply(&mut self, changes: Vec<Change>, authority: Authority, now_ms: u64) -> Vec<Report> {
         let mut dirty = self.due(authority, now_ms);
         let mut publish = false;
@@ -158,16 +188,28 @@ impl Programmer {
             }
         }
         let mut reports = Vec::new();
-        for id in &dirty {
-            reports.extend(self.assemble(id, authority, now_ms));
+        for built in self.builds.take() {
+            reports.extend(self.take_in(built));
         }
+        self.queue.retain(|id| self.pools.contains_key(id));
+        for id in &dirty {
+            if self.pools.get(id).is_some_and(|pool| pool.assembly.is_none() || is_large(&pool.facts)) {
+                self.queue.insert(id.clone());
+            } else {
+                reports.extend(self.assemble(id, authority, now_ms));
+            }
+        }
+        self.begin_builds(authority, now_ms);
         publish |= reports.iter().any(|report| report.table_changed);
         let conflicts_changed = self.share_out_ports();
         for report in &mut reports {
             report.port_conflicts = self.pools[&report.id].conflicts.clone();
         }
-        let others = conflicts_changed.difference(&dirty).filter_map(|id| self.unchanged_report(id));
-        reports.extend(others.collect::<Vec<_>>());
+        let reported: BTreeSet<&PoolId> = reports.iter().map(|report| &report.id).collect();
+        let others = conflicts_changed.iter().filter(|id| !reported.contains(id));
+        let others = others.filter_map(|id| self.unchanged_report(id));
+        let others: Vec<Report> = others.collect();
+        reports.extend(others);
         if publish || !conflicts_changed.is_empty() {
             self.publish();
         }
@@ -209,13 +251,23 @@ impl Programmer {
             known.facts = facts;
             return id;
         }
-        let mut assembly = Assembly::default();
+        let mut assembly = Assembly::sharing(self.bases.clone());
         if let Some(roster) = self.early.remove(&id) {
             assembly.adopt(&roster);
         }
         let roster = assembly.roster();
-        let fresh =
-            Programmed { facts, assembly, snapshot: None, roster, conflicts: Vec::new(), wake_at_ms: None };
+        self.births += 1;
+        let fresh = Programmed {
+            birth: self.births,
+            facts,
+            seats: assembly.seats().len(),
+            assembly: Some(assembly),
+            adopted: None,
+            snapshot: None,
+            roster,
+            conflicts: Vec::new(),
+            wake_at_ms: None,
+        };
         self.pools.insert(id.clone(), fresh);
         id
     }
@@ -226,16 +278,53 @@ impl Programmer {
             self.early.insert(id, roster);
             return None;
         };
-        let heeds = self.authority == Authority::Follower || known.assembly.seats().is_empty();
-        known.assembly.adopt(&roster);
+        let heeds = self.authority == Authority::Follower || known.seats == 0;
+        match &mut known.assembly {
+            Some(assembly) => assembly.adopt(&roster),
+            None => known.adopted = Some(roster),
+        }
         heeds.then_some(id)
     }
 
     fn assemble(&mut self, id: &PoolId, authority: Authority, now_ms: u64) -> Option<Report> {
         let known = self.pools.get_mut(id)?;
         let started = Instant::now();
-        let built = known.assembly.assemble(&known.facts.pool, &known.facts.members, authority, now_ms);
-        let build = started.elapsed();
+        let built =
+            known.assembly.as_mut()?.assemble(&known.facts.pool, &known.facts.members, authority, now_ms);
+        self.settle(id, built, started.elapsed())
+    }
+
+    /// Has as many pools of the queue built beside the loop as may be at once.
+    fn begin_builds(&mut self, authority: Authority, now_ms: u64) {
+        let is_free = |pools: &BTreeMap<PoolId, Programmed>, id: &PoolId| {
+            pools.get(id).is_some_and(|it| it.assembly.is_some())
+        };
+        while self.builds.has_room()
+            && let Some(id) = self.queue.iter().find(|id| is_free(&self.pools, id)).cloned()
+            && let Some(known) = self.pools.get_mut(&id)
+            && let Some(assembly) = known.assembly.take()
+        {
+            self.queue.remove(&id);
+            known.wake_at_ms = None;
+            let order = Order { id, birth: known.birth, assembly, facts: known.facts.clone() };
+            self.builds.begin(order, authority, now_ms);
+        }
+    }
+
+    /// Takes in what was built beside the loop, unless the pool is gone.
+    fn take_in(&mut self, built: Built) -> Option<Report> {
+        let known = self.pools.get_mut(&built.id).filter(|known| known.birth == built.birth)?;
+        let assembly = known.assembly.insert(built.assembly);
+        if let Some(roster) = known.adopted.take() {
+            assembly.adopt(&roster);
+            self.queue.insert(built.id.clone());
+        }
+        self.settle(&built.id, built.assembled, built.took)
+    }
+
+    /// Puts what was built into force.
+    fn settle(&mut self, id: &PoolId, built: Assembled, build: Duration) -> Option<Report> {
+        let known = self.pools.get_mut(id)?;
         self.metrics.table_built(build);
         if let Some((cause, slots)) = built.moved {
             self.metrics.slots_moved(id, cause.label(), u64::from(slots));
@@ -244,10 +333,11 @@ impl Programmer {
             known.snapshot.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &built.snapshot));
         let digest_changed =
             known.snapshot.as_ref().is_none_or(|before| before.digest != built.snapshot.digest);
-        let roster = known.assembly.roster();
+        let assembly = known.assembly.as_ref()?;
+        let (roster, seats) = (assembly.roster(), assembly.seats().len());
         let roster_changed = roster != known.roster;
         known.snapshot = Some(built.snapshot);
-        known.roster = roster;
+        (known.roster, known.seats) = (roster, seats);
         known.wake_at_ms = built.wake_at_ms;
         let mut report = known.report()?;
         (report.moved, report.build) = (built.moved, build);
@@ -267,7 +357,7 @@ impl Programmer {
         let (mut shares, mut oldest) = (Shares::new(), BTreeMap::new());
         let mut conflicts: BTreeMap<PoolId, Vec<Conflict>> = BTreeMap::new();
         for id in by_age {
-            for listener in &self.pools[id].facts.pool.listeners {
+            for listener in &self.pools[id].in_force().listeners {
                 let oldest = *oldest.entry(listener.port).or_insert(id);
                 let lost = claim(shares.entry(listener.port), listener, id, oldest);
                 if !lost.is_empty() {
@@ -336,9 +426,14 @@ fn claim(
 }
 
 impl Programmed {
+    /// The pool as it is served; as it is to be where it is not yet.
+    fn in_force(&self) -> &Pool {
+        self.snapshot.as_ref().map_or(&self.facts.pool, |snapshot| &snapshot.pool)
+    }
+
     fn report(&self) -> Option<Report> {
         let snapshot = self.snapshot.as_ref()?;
-        let (table_size, seats) = (snapshot.table.size(), self.assembly.seats().len());
+        let (table_size, seats) = (snapshot.table.size(), self.seats);
         let count = |is: fn(&MemberView) -> bool| snapshot.members.iter().filter(|it| is(it)).count();
         Some(Report {
             id: self.facts.pool.id.clone(),
@@ -596,6 +691,68 @@ mod tests {
             second.apply(vec![facts(pool("a", 80, 0), &["y", "z", "x"])], Authority::Holder, 0).remove(0);
         assert_eq!(again.roster, report.roster);
         assert_eq!(again.digest, report.digest);
+    }
+
+    /// A pool whose table is built beside the loop.
+    fn large(name: &str, port: u16, members: &[&str]) -> Change {
+        facts(Pool { table_size: Some(1_048_583), ..pool(name, port, 0) }, members)
+    }
+
+    #[tokio::test]
+    async fn a_large_table_keeps_no_other_pool_waiting() {
+        let (mut programmer, reader) = programmer();
+        assert!(programmer.apply(vec![large("a", 80, &["x"])], Authority::Holder, 0).is_empty());
+        assert!(!programmer.is_complete());
+        let small = vec![facts(pool("b", 81, 0), &["y"])];
+        assert_eq!(programmer.apply(small, Authority::Holder, 0).len(), 1);
+        assert_eq!((owner(&reader, 80), owner(&reader, 81).as_deref()), (None, Some("b")));
+        programmer.built().await;
+        assert!(programmer.apply(Vec::new(), Authority::Holder, 0)[0].table_changed);
+        assert!(programmer.is_complete());
+        assert_eq!(owner(&reader, 80).as_deref(), Some("a"));
+    }
+
+    #[tokio::test]
+    async fn what_changes_while_a_large_table_is_built_is_built_next_and_swapped_whole() {
+        let (mut programmer, reader) = programmer();
+        programmer.apply(vec![large("a", 80, &["x"])], Authority::Holder, 0);
+        programmer.built().await;
+        programmer.apply(Vec::new(), Authority::Holder, 0);
+        programmer.apply(vec![large("a", 81, &["x"])], Authority::Holder, 0);
+        programmer.apply(vec![large("a", 82, &["x", "y"])], Authority::Holder, 0);
+        assert_eq!(owner(&reader, 80).as_deref(), Some("a"), "its port goes with its table");
+        for port in [81, 82] {
+            programmer.built().await;
+            programmer.apply(Vec::new(), Authority::Holder, 0);
+            assert_eq!(owner(&reader, port).as_deref(), Some("a"));
+        }
+        assert_eq!(reader.load().pools().next().unwrap().members.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_build_of_a_pool_that_is_gone_is_not_taken_for_another_of_its_name() {
+        let (mut programmer, reader) = programmer();
+        programmer.apply(vec![large("a", 80, &["x"])], Authority::Holder, 0);
+        programmer.apply(vec![Change::Remove(PoolId::new("shop", "a"))], Authority::Holder, 0);
+        programmer.apply(vec![facts(pool("a", 81, 0), &["y"])], Authority::Holder, 0);
+        programmer.built().await;
+        programmer.apply(Vec::new(), Authority::Holder, 0);
+        assert_eq!((owner(&reader, 80), owner(&reader, 81).as_deref()), (None, Some("a")));
+    }
+
+    #[tokio::test]
+    async fn seats_that_arrive_while_a_large_table_is_built_are_heeded() {
+        let (mut first, _) = programmer();
+        let known = first.apply(vec![facts(pool("a", 80, 0), &["z", "x", "y"])], Authority::Holder, 0);
+        let (mut follower, _) = programmer();
+        follower.apply(vec![large("a", 80, &["x", "y", "z"])], Authority::Follower, 0);
+        let adopt = Change::Adopt(PoolId::new("shop", "a"), known[0].roster.clone());
+        follower.apply(vec![adopt], Authority::Follower, 0);
+        for _ in 0..2 {
+            follower.built().await;
+            follower.apply(Vec::new(), Authority::Follower, 0);
+        }
+        assert_eq!(follower.rosters().next().unwrap().1, &known[0].roster);
     }
 
     #[test]

@@ -262,6 +262,14 @@ fn table_size(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Option<u32> {
         );
         errors.add("spec.algorithm.tableSize", reason);
     }
+    let slots = (size as usize).saturating_mul(spec.backends.len());
+    if slots > prime::MAX_POOL_SLOTS as usize {
+        let (backends, most) = (spec.backends.len(), prime::MAX_POOL_SLOTS);
+        let reason = format!(
+            "{size} slots for each of {backends} backends are {slots}, more than {most}; use a smaller size, or leave it out"
+        );
+        errors.add("spec.algorithm.tableSize", reason);
+    }
     Some(size)
 }
 
@@ -574,6 +582,29 @@ mod tests {
             let admitted = validator.validate(size, &json!(number), None).is_ok();
             assert_eq!(admitted, prime::is_prime(number), "{number}");
         }
+    }
+
+    #[test]
+    fn all_tables_of_a_pool_together_have_a_limit() {
+        let validator = kube::core::cel::Validator::new();
+        let schema = crate::crd::manifest::schema().unwrap();
+        let check = |size: u32, backends: usize, is_right: bool| {
+            let mut spec = good();
+            spec["algorithm"] = json!({"tableSize": size});
+            let backend = |it| json!({"name": format!("b{it}"), "endpoints": [{"address": "192.0.2.1", "port": 80 + it}]});
+            spec["backends"] = (0..backends).map(backend).collect();
+            assert_eq!(pool(&resource(spec.clone())).is_ok(), is_right, "{size} x {backends}");
+            for backend in spec["backends"].as_array_mut().unwrap() {
+                backend["weight"] = json!(1);
+            }
+            let spec = json!({"metadata": {"name": "a"}, "spec": spec});
+            let admitted = validator.validate(&schema, &spec, None);
+            assert_eq!(admitted.is_ok(), is_right, "{size} x {backends}: {admitted:?}");
+        };
+        check(prime::MAX_SIZE, 1, true);
+        check(prime::MAX_SIZE, 2, false);
+        check(524_287, 32, true);
+        check(524_309, 32, false);
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //! So a join moves the least possible, shares differ by one slot at most, and `T(N)` depends on the
 //! size, the seed and `N` alone, however long the history that led there.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
 use super::NOBODY;
 use super::permutation::{Permutation, advance};
 
@@ -9,8 +12,42 @@ use super::permutation::{Permutation, advance};
 /// short lists are left alone.
 const LOST_AT_LEAST: usize = 8;
 
+/// The bases in use, so that tables of the same size, seed and number of seats share one. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Bases {
+    known: Arc<Mutex<Known>>,
+}
+
+/// By size, seed and number of seats.
+type Known = BTreeMap<(u32, u64, usize), Weak<Base>>;
+
+impl Bases {
+    /// Makes `base` that of `seats`: one that is there already, or this one with seats added or taken.
+    pub(super) fn resize(&self, base: &mut Arc<Base>, seats: usize) {
+        if base.counts.len() == seats {
+            return;
+        }
+        let key = (base.size, base.seed, seats);
+        if let Some(known) = self.with(|known| known.get(&key).and_then(Weak::upgrade)) {
+            *base = known;
+            return;
+        }
+        // Cloned only while others use it as it is.
+        Arc::make_mut(base).resize(seats);
+        self.with(|known| {
+            known.retain(|_, base| base.strong_count() > 0);
+            known.insert(key, Arc::downgrade(base));
+        });
+    }
+
+    /// No closure can leave the map half changed.
+    fn with<T>(&self, use_it: impl FnOnce(&mut Known) -> T) -> T {
+        use_it(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// `T(N)` and, for every seat, its slots in the order of claim.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Base {
     size: u32,
     seed: u64,
@@ -23,6 +60,8 @@ pub(super) struct Base {
     surplus: Vec<u32>,
     /// Steps and slots of those the walk of a newcomer meets next. Empty between joins.
     nearest: Vec<(u32, u32)>,
+    /// Slot to seat, for the tables that are no other than this one.
+    shared: OnceLock<Arc<[u16]>>,
 }
 
 impl Base {
@@ -36,7 +75,13 @@ impl Base {
             claims: Vec::new(),
             surplus: Vec::new(),
             nearest: Vec::new(),
+            shared: OnceLock::new(),
         }
+    }
+
+    /// Slot to seat, to be kept.
+    pub(super) fn shared(&self) -> Arc<[u16]> {
+        self.shared.get_or_init(|| self.owners.as_slice().into()).clone()
     }
 
     /// Number of slots.
@@ -67,12 +112,24 @@ impl Base {
 
     /// Becomes `T(seats)`. Growing costs a join for each new seat; shrinking starts over, because pools
     /// give seats up only when they compact, and a log to undo joins would cost more than the table.
-    pub(super) fn resize(&mut self, seats: usize) {
+    fn resize(&mut self, seats: usize) {
+        self.shared = OnceLock::new();
         if seats < self.counts.len() {
             *self = Self::new(self.size, self.seed);
         }
-        while self.counts.len() < seats {
-            self.join();
+        let joins = seats - self.counts.len();
+        (0..joins).for_each(|_| self.join());
+        if joins > 1 {
+            self.tidy();
+        }
+    }
+
+    /// Forgets lost claims and gives back the room that lists have left. After a single join it would cost more than
+    /// the join.
+    fn tidy(&mut self) {
+        for (seat, claims) in self.claims.iter_mut().enumerate() {
+            claims.retain(|slot| usize::from(self.owners[*slot as usize]) == seat);
+            claims.shrink_to_fit();
         }
     }
 
@@ -199,6 +256,15 @@ mod tests {
             let claims: Vec<u32> = table.newest_first(usize::from(seat)).collect();
             let owned = walk.iter().rev().filter(|slot| table.owners[**slot as usize] == seat);
             assert!(claims.iter().eq(owned), "seat {seat}");
+        }
+    }
+
+    #[test]
+    fn a_base_takes_six_bytes_a_slot() {
+        for seats in [2, 3, 50] {
+            let table = base(65_537, seats);
+            let claims: usize = table.claims.iter().map(|claims| claims.capacity() * size_of::<u32>()).sum();
+            assert_eq!(claims + size_of_val(&*table.owners), 6 * 65_537, "{seats} seats");
         }
     }
 

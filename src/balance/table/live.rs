@@ -1,6 +1,8 @@
 //! Owns the second overlay: the table as things are now. Quotas by live weight lie over the nominal table;
 //! what failed gives up everything, what is slowed down its newest claims, and nobody else anything.
 
+use std::sync::Arc;
+
 use super::super::hash;
 use super::base::Base;
 use super::heirs::Heirs;
@@ -16,31 +18,35 @@ const SLACK: u32 = 20;
 /// live weight rose above its nominal one.
 const DEVIATIONS: u32 = 3;
 
+/// Lays the live weights over the nominal table: the slots now, and how many each seat has. A seat without nominal
+/// weight takes no part.
+pub(super) fn lay(base: &Base, nominal: &Nominal, loads: &[SeatLoad]) -> (Arc<[u16]>, Vec<u32>) {
+    let weight = |load: &SeatLoad| if load.nominal > 0 { load.live } else { 0 };
+    let scale = Scale::new(base.size(), loads.iter().map(weight));
+    if scale.is_empty() {
+        return (vec![NOBODY; base.size() as usize].into(), vec![0; loads.len()]);
+    }
+    if nominal.is_base() && loads.iter().all(|load| load.live == load.nominal) {
+        return (base.shared(), nominal.counts().to_vec());
+    }
+    let shares = shares(scale, loads.iter().map(weight));
+    let (mut slots, mut counts): (Arc<[u16]>, _) = (nominal.slots(base).into(), nominal.counts().to_vec());
+    let own = Arc::get_mut(&mut slots).expect("it was made just now");
+    let mut live = Live { slots: own, counts: &mut counts, handed: Vec::new() };
+    live.hand_over(base, nominal, &shares);
+    live.pull(base, nominal, loads, &shares);
+    (slots, counts)
+}
+
 /// The slots now, and how many each seat has.
-pub(super) struct Live {
-    pub(super) slots: Vec<u16>,
-    pub(super) counts: Vec<u32>,
+struct Live<'a> {
+    slots: &'a mut [u16],
+    counts: &'a mut [u32],
     /// Slots that went to heirs, in order.
     handed: Vec<u32>,
 }
 
-impl Live {
-    /// Lays the live weights over the nominal table. A seat without nominal weight takes no part.
-    pub(super) fn lay(base: &Base, nominal: &Nominal, loads: &[SeatLoad]) -> Self {
-        let weight = |load: &SeatLoad| if load.nominal > 0 { load.live } else { 0 };
-        let scale = Scale::new(base.size(), loads.iter().map(weight));
-        if scale.is_empty() {
-            let slots = vec![NOBODY; base.size() as usize];
-            return Self { slots, counts: vec![0; loads.len()], handed: Vec::new() };
-        }
-        let shares = shares(scale, loads.iter().map(weight));
-        let (slots, counts) = (nominal.slots(base).to_vec(), nominal.counts().to_vec());
-        let mut live = Self { slots, counts, handed: Vec::new() };
-        live.hand_over(base, nominal, &shares);
-        live.pull(base, nominal, loads, &shares);
-        live
-    }
-
+impl Live<'_> {
     /// Whoever has more than its share gives up its newest claims to those who have not.
     fn hand_over(&mut self, base: &Base, nominal: &Nominal, shares: &[Share]) {
         let before = nominal.counts();

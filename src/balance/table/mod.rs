@@ -18,10 +18,10 @@ mod turns;
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::base::Bases;
 pub use self::digest::digest;
 
 use self::base::Base;
-use self::live::Live;
 use self::nominal::Nominal;
 use self::permutation::Permutation;
 
@@ -54,7 +54,8 @@ impl SeatLoad {
 /// Fills tables of one size and seed, and keeps what the next table of the same pool can start from.
 #[derive(Debug)]
 pub struct TableBuilder {
-    base: Base,
+    base: Arc<Base>,
+    bases: Bases,
     nominal: Nominal,
 }
 
@@ -62,7 +63,12 @@ impl TableBuilder {
     /// A builder for tables of `size` slots, a prime; any other number becomes the next prime, because
     /// only then does every permutation meet every slot.
     pub fn new(size: u32, seed: u64) -> Self {
-        Self { base: Base::new(prime::at_least(size), seed), nominal: Nominal::new() }
+        Self::sharing(Bases::default(), size, seed)
+    }
+
+    /// The same, which shares what it starts from with the others of `bases`.
+    pub fn sharing(bases: Bases, size: u32, seed: u64) -> Self {
+        Self { base: Arc::new(Base::new(prime::at_least(size), seed)), bases, nominal: Nominal::new() }
     }
 
     /// Number of slots.
@@ -74,8 +80,8 @@ impl TableBuilder {
     /// before only makes it faster.
     pub fn build(&mut self, loads: &[SeatLoad]) -> Table {
         let loads = &loads[..loads.len().min(MAX_SEATS)];
-        self.nominal.update(&mut self.base, loads);
-        let Live { slots, counts, .. } = Live::lay(&self.base, &self.nominal, loads);
+        self.nominal.update(&mut self.base, &self.bases, loads);
+        let (slots, counts) = live::lay(&self.base, &self.nominal, loads);
         Table::new(slots, &counts, self.nominal.taking_part().clone(), self.base.seed())
     }
 }
@@ -83,7 +89,7 @@ impl TableBuilder {
 /// Slot to seat, immutable.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Table {
-    slots: Box<[u16]>,
+    slots: Arc<[u16]>,
     /// Whether each seat owns a slot.
     live: Box<[bool]>,
     taking_part: Arc<[u16]>,
@@ -91,9 +97,9 @@ pub struct Table {
 }
 
 impl Table {
-    fn new(slots: Vec<u16>, counts: &[u32], taking_part: Arc<[u16]>, seed: u64) -> Self {
+    fn new(slots: Arc<[u16]>, counts: &[u32], taking_part: Arc<[u16]>, seed: u64) -> Self {
         let live = counts.iter().map(|count| *count > 0).collect();
-        Self { slots: slots.into(), live, taking_part, seed }
+        Self { slots, live, taking_part, seed }
     }
 
     /// Number of slots.
@@ -143,7 +149,7 @@ impl Table {
     pub(super) fn compare(&self, other: &Self, mut tell: impl FnMut(u16, u16, u64)) -> u64 {
         let (mine, theirs) = (u64::from(self.size()), u64::from(other.size()));
         if mine == theirs {
-            self.slots.iter().zip(&other.slots).for_each(|(here, there)| tell(*here, *there, 1));
+            self.slots.iter().zip(&*other.slots).for_each(|(here, there)| tell(*here, *there, 1));
             return mine;
         }
         let (mut here, mut there, mut at) = (0, 0, 0);
@@ -184,7 +190,7 @@ impl Table {
             .filter(move |seat| self.live[usize::from(*seat)] && is_new(*seat))
     }
 
-    /// Memory of the table in bytes.
+    /// Memory of the table in bytes, of which equal tables share the slots.
     pub fn bytes(&self) -> usize {
         let seats = size_of_val(&*self.live) + size_of_val(&*self.taking_part);
         size_of::<Self>() + size_of_val(&*self.slots) + seats

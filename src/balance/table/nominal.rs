@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::SeatLoad;
-use super::base::Base;
+use super::base::{Base, Bases};
 use super::heirs::{self, Heirs};
 use super::quota;
 
@@ -48,6 +48,11 @@ impl Nominal {
         }
     }
 
+    /// Whether it is the base as it stands.
+    pub(super) fn is_base(&self) -> bool {
+        self.slots.is_none()
+    }
+
     /// Slot to seat.
     pub(super) fn slots<'a>(&'a self, base: &'a Base) -> &'a [u16] {
         self.slots.as_deref().unwrap_or(base.owners())
@@ -71,14 +76,14 @@ impl Nominal {
     }
 
     /// Becomes the table of these seats; does nothing when it is.
-    pub(super) fn update(&mut self, base: &mut Base, loads: &[SeatLoad]) {
+    pub(super) fn update(&mut self, base: &mut Arc<Base>, bases: &Bases, loads: &[SeatLoad]) {
         let key = || loads.iter().map(|load| load.nominal);
         if self.key.iter().copied().eq(key()) {
             return;
         }
         self.key.clear();
         self.key.extend(key());
-        base.resize(loads.len());
+        bases.resize(base, loads.len());
         self.counts.clear();
         self.counts.extend_from_slice(base.counts());
         self.gains.clear();

@@ -31,7 +31,7 @@ pub fn fill_with(kernel: Kernel, names: &[&[u8]], weights: &[u16], size: u32, se
     let slots = Filling::new(kernel, &walks, size).fill(&turns);
     let counts = turns.counts(seats, size);
     let loads: Vec<SeatLoad> = weights.iter().map(|weight| SeatLoad::well((*weight).into())).collect();
-    Table::new(slots, &counts, heirs::taking_part(&loads), seed)
+    Table::new(slots.into(), &counts, heirs::taking_part(&loads), seed)
 }
 
 /// A table while it fills.

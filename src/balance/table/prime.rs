@@ -4,6 +4,11 @@
 /// The largest size: the last prime below 2^24. It gives 256 slots to each of 65,535 seats in 32 MiB.
 pub const MAX_SIZE: u32 = 16_777_213;
 
+/// The most slots that all groups of a pool may have together where its owner names the size. A pool of so many takes
+/// some 200 MB with what its next table starts from, and as much again while groups share it out, so two such pools
+/// fit the container's default limit of 1 GiB. Sizes that are chosen for a pool stay below it.
+pub const MAX_POOL_SLOTS: u32 = 1 << 24;
+
 /// Few sizes, each twice the one before, so that growth rarely changes the size: a new size is a new table.
 const LADDER: [u32; 9] =
     [65_537, 131_071, 262_147, 524_309, 1_048_583, 2_097_169, 4_194_319, 8_388_617, MAX_SIZE];

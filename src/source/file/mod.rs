@@ -185,6 +185,7 @@ impl FileSource {
                     Sight::Stuck => self.tell_stuck(),
                 },
                 () = sleep(wake.unwrap_or_default()), if wake.is_some() => self.apply(Vec::new()),
+                () = self.programmer.built() => self.apply(Vec::new()),
                 kept = next_kept(self.seats.as_mut()) => self.tell_kept(kept?),
                 lives = self.bindings.changed(), if proxy_lives => {
                     proxy_lives = lives;
@@ -212,9 +213,6 @@ impl FileSource {
         self.metrics.set_config_errors(self.in_error);
         self.last = Some(Arc::new(picture));
         self.apply(outcome.changes);
-        if !self.catalog.is_empty() {
-            self.readiness.take().into_iter().for_each(Latch::release);
-        }
         Ok(())
     }
 
@@ -232,6 +230,9 @@ impl FileSource {
                     .iter_mut()
                     .for_each(|files| files.keep(report.id.clone(), Some(report.roster.clone())));
             }
+        }
+        if !self.catalog.is_empty() && self.programmer.is_complete() {
+            self.readiness.take().into_iter().for_each(Latch::release);
         }
     }
 

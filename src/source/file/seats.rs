@@ -99,8 +99,7 @@ impl SeatFiles {
         thread::scope(|scope| {
             for _ in 1..batch.len().min(WRITERS) {
                 // One writer is enough where the system gives no more threads.
-                let _or_none =
-                    thread::Builder::new().name("guideway-seats".into()).spawn_scoped(scope, &work);
+                let _or_none = thread::Builder::new().name("guideway-seats".into()).spawn_scoped(scope, work);
             }
             work();
         });

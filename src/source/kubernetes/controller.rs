@@ -90,6 +90,7 @@ impl Controller {
                     None => return,
                 },
                 () = sleep_until(wake) => {}
+                () = self.programmer.built() => self.program(Vec::new(), &[]),
                 Ok(()) = self.wires.lease.changed() => self.change_authority(),
                 known = self.wires.bindings.changed(), if !proxy_gone => {
                     proxy_gone = !known;
@@ -174,6 +175,7 @@ impl Controller {
             self.program(Vec::new(), &[]);
         }
         if self.unlisted.is_empty()
+            && self.programmer.is_complete()
             && !self.index.pools().any(|pool| pool.problems.iter().any(Problem::is_pending))
             && let Some(latch) = self.readiness.take()
         {
