@@ -100,7 +100,10 @@ class Server:
 
     def pss_kib(self) -> int:
         """Proportional set size: pages shared by the server's own processes count once."""
-        return sum(_pss_kib(stat.pid) for stat in _session_stats(self._process.pid))
+        sizes = [_pss_kib(stat.pid) for stat in _session_stats(self._process.pid)]
+        if not sizes:
+            raise BenchError(f"{self.name} is no longer running:\n{self.tail()}")
+        return sum(sizes)
 
     def descriptors(self) -> int:
         """Open files and sockets of all of its processes."""
@@ -194,7 +197,11 @@ def _session_stats(session: int) -> Iterator[_Stat]:
 
 
 def _pss_kib(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # It ended since it was listed.
+    for line in lines:
         if line.startswith("Pss:"):
             return int(line.split()[1])
     raise BenchError(

@@ -21,6 +21,9 @@ RESULTS = Path(__file__).parent.parent / "results"
 # Above this, caches and the scheduler are shared with strangers often enough to move the ratios.
 DISTURBED_LIMIT = 0.05
 
+# Of an error with the end of a log, what still reads as a line below a table.
+REASON_LENGTH = 300
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -218,6 +221,11 @@ def _short(value: float) -> str:
 
 def _as_json(spread: Spread | None) -> dict[str, float] | None:
     return None if spread is None else dataclasses.asdict(spread)
+
+
+def one_line(reason: object) -> str:
+    """An error as it stands below a table."""
+    return " ".join(str(reason).split())[:REASON_LENGTH]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
