@@ -197,18 +197,18 @@ fn changes_content(kind: &EventKind) -> bool {
     }
 }
 
-/// The folder of `path`, `path` itself where it is one, and both again where links lead.
+/// The folder of `path`, `path` itself where it is one, and both again where links lead. Each by its one real name: under
+/// two names it would be watched once, and let go of under both with the first.
 fn folders(path: &Path) -> BTreeSet<PathBuf> {
     let real = fs::canonicalize(path).ok();
     let both = [Some(path.to_owned()), real];
-    let mut folders = BTreeSet::new();
+    let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
     for path in both.into_iter().flatten() {
         let parent = path.parent().map(|it| if it.as_os_str().is_empty() { Path::new(".") } else { it });
         folders.extend(parent.map(Path::to_owned));
         folders.extend(path.is_dir().then_some(path));
     }
-    folders.retain(|it| it.is_dir());
-    folders
+    folders.into_iter().filter(|it| it.is_dir()).filter_map(|it| fs::canonicalize(it).ok()).collect()
 }
 
 #[cfg(test)]

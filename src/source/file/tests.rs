@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -197,6 +197,23 @@ async fn a_file_renamed_over_is_followed() {
         fs::write(&beside, pool("a", port.into())).unwrap();
         fs::rename(&beside, &file).unwrap();
         running.serves(&[port]).await;
+    }
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_goes_away_and_comes_back_is_followed_by_its_relative_path_too() {
+    let folder = folder();
+    let to_root = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect::<PathBuf>();
+    let file = to_root.join(folder.path().join("pools.yaml").strip_prefix("/").unwrap());
+    fs::write(&file, pool("a", 8001)).unwrap();
+    let mut running = Running::start(&file, None);
+    running.serves(&[8001]).await;
+    for port in [8002, 8003] {
+        fs::remove_file(&file).unwrap();
+        running.says("cannot be read: No such file").await;
+        fs::write(&file, pool("a", port)).unwrap();
+        running.serves(&[port as u16]).await;
     }
     running.end().await.unwrap();
 }
