@@ -16,6 +16,7 @@ use super::say;
 use crate::balance::plan::{self, Change, Endpoints, Movement, Outcome, Stage};
 use crate::balance::pool::{Fill, Pool, PoolId};
 use crate::source::file::inspection;
+use crate::source::file::reading::printable;
 use crate::source::reach::Target;
 use crate::source::translate::{BackendSource, Translated};
 
@@ -112,9 +113,12 @@ fn find(flags: &Flags) -> anyhow::Result<Translated> {
 fn headline(refused: Option<&PoolId>, target: Target) -> String {
     match (refused, target) {
         (None, _) => "no pool to plan for".into(),
-        (Some(id), Target::Standalone) => format!("pool {id} has mistakes; correct them first"),
+        (Some(id), Target::Standalone) => {
+            format!("pool {} has mistakes; correct them first", printable(&id.to_string()))
+        }
         (Some(id), Target::Cluster) => format!(
-            "pool {id} has mistakes; correct them first, or set --standalone if it is for `guideway run --file`"
+            "pool {} has mistakes; correct them first, or set --standalone if it is for `guideway run --file`",
+            printable(&id.to_string())
         ),
     }
 }

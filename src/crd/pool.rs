@@ -156,6 +156,7 @@ pub struct Listener {
 
     /// Paths are the prefixes of the paths whose requests the pool takes, by whole segments: /api is for /api and
     /// /api/x and not for /apis. All paths, where there are none. The longest one decides among pools.
+    /// A letter, a digit, -, ., _ and ~ are the same encoded, here as in requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
     #[schemars(inner(length(min = 1, max = 1024), regex(pattern = PATH)))]
@@ -163,12 +164,15 @@ pub struct Listener {
 }
 
 /// A name of DNS in lower case, with or without `*.` in front.
-const HOSTNAME: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+pub const HOSTNAME: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// A path as requests have it, without query, and without segments `.` and `..`, which no request has here.
-const PATH: &str = concat!(
+pub const PATH: &str = concat!(
     r"^(/(([-A-Za-z0-9_~!$&'()*+,;=:@%]|\.[-A-Za-z0-9_~!$&'()*+,;=:@%]|\.\.[-A-Za-z0-9._~!$&'()*+,;=:@%])",
     r"[-A-Za-z0-9._~!$&'()*+,;=:@%]*)?)+$"
 );
+
+/// A name of a header, cookie or query parameter, as far as a pattern can tell.
+pub const KEY_NAME: &str = r#"^[!"$-%'-<>-~]+$"#;
 
 /// What is spoken on a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -371,7 +375,7 @@ pub struct HashOn {
 
     /// Name of the header, cookie or query parameter. Header names compare without case.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = r##"^[!"$-%'-<>-~]+$"##))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = KEY_NAME))]
     pub name: Option<String>,
 }
 

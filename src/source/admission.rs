@@ -4,8 +4,8 @@
 use kube::core::cel::{CompiledSchema, Validator, compile_schema};
 use serde_json::Value;
 
-use super::schema;
 use super::translate::FieldError;
+use super::{metadata, schema};
 use crate::crd::manifest::{self, ManifestError};
 use crate::crd::pool::LoadBalancerPool;
 
@@ -30,7 +30,10 @@ impl Admission {
     pub fn admit(&self, mut object: Value) -> Result<LoadBalancerPool, Vec<FieldError>> {
         schema::normalize(&mut object);
         let mut errors = Vec::new();
-        names(&object, &mut errors);
+        metadata::check(&object, &mut errors);
+        // Applying a resource leaves its status alone, whatever stands there; but there must be such fields.
+        let status = object.as_object_mut().and_then(|it| it.remove("status")).unwrap_or_default();
+        schema::find_unknown(&self.schema["properties"]["status"], &status, "status", &mut errors);
         schema::check(&self.envelope(), &object, "", &mut errors);
         if errors.is_empty() {
             let broken = self.validator.validate_compiled(&self.rules, &object, None);
@@ -39,10 +42,10 @@ impl Admission {
         if errors.is_empty() { typed(object) } else { Err(errors) }
     }
 
-    /// The schema with the fields that every resource has. Their insides are not ours to check.
+    /// The schema with the fields that every resource has.
     fn envelope(&self) -> Value {
         let mut schema = self.schema.clone();
-        for field in ["apiVersion", "kind", "metadata", "status"] {
+        for field in ["apiVersion", "kind", "metadata"] {
             schema["properties"][field] = Value::Object(serde_json::Map::new());
         }
         schema
@@ -66,32 +69,6 @@ fn rule_error(error: kube::core::cel::ValidationError) -> FieldError {
     FieldError::new(path, error.message)
 }
 
-/// Names as the API server asks for them.
-fn names(object: &Value, errors: &mut Vec<FieldError>) {
-    match object["metadata"]["name"].as_str() {
-        None | Some("") => {
-            errors.push(FieldError::new("metadata.name", "is missing; give the pool a name"));
-        }
-        Some(name) if !name.split('.').all(has_label_characters) => {
-            let reason = format!("`{name}` is no name; use a-z, 0-9 and, not at its ends, - and .");
-            errors.push(FieldError::new("metadata.name", reason));
-        }
-        Some(_) => {}
-    }
-    if let Some(namespace) =
-        object["metadata"]["namespace"].as_str().filter(|it| !has_label_characters(it) || it.len() > 63)
-    {
-        let reason =
-            format!("`{namespace}` is no namespace; use at most 63 of a-z, 0-9 and, not at its ends, -");
-        errors.push(FieldError::new("metadata.namespace", reason));
-    }
-}
-
-fn has_label_characters(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !text.is_empty() && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -112,7 +89,7 @@ mod tests {
                 ],
                 "algorithm": {"hashOn": [{"type": "Header", "name": "x-user"}, {"type": "ClientIP"}]},
             },
-            "status": {"anything": true},
+            "status": {"seats": "is not looked at"},
         })
     }
 
@@ -162,6 +139,18 @@ mod tests {
             json!("a".repeat(64)),
             &["metadata.name: the name is longer than 63 characters: shorten it, metrics and files carry it"],
         );
+    }
+
+    #[test]
+    fn a_status_is_ignored_but_for_fields_that_there_are_not() {
+        check("/status", json!("anything"), &[]);
+        check("/status", json!({"conditions": [{"type": 3}], "endpoints": {"ready": "x"}}), &[]);
+        let object = json!({"endpoints": {"raedy": 1}, "foo": 1, "conditions": [{"kind": "x"}]});
+        let mut at = good();
+        at["status"] = object;
+        let errors = Admission::new().unwrap().admit(at).unwrap_err();
+        let paths: Vec<&str> = errors.iter().map(|it| it.path.as_str()).collect();
+        assert_eq!(paths, ["status.conditions[0].kind", "status.endpoints.raedy", "status.foo"]);
     }
 
     #[test]

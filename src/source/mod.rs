@@ -6,6 +6,7 @@ mod builds;
 pub mod credentials;
 pub mod file;
 pub mod kubernetes;
+mod metadata;
 pub mod programmer;
 pub mod reach;
 mod schema;

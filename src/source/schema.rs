@@ -7,12 +7,14 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::translate::FieldError;
-use crate::crd::{duration, tls};
+use crate::crd::{duration, pool, tls};
 
 /// Adds every breach of `schema` in `value` to `errors`. `path` is where the value stands.
 pub(super) fn check(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     if !has_type(schema, value) {
-        let reason = format!("{} where {} belongs", found(value), expected(schema));
+        let quotes = schema["type"] == "string" && (value.is_number() || value.is_boolean());
+        let advice = if quotes { "; put it in quotes" } else { "" };
+        let reason = format!("{} where {} belongs{advice}", found(value), expected(schema));
         return errors.push(FieldError::new(path, reason));
     }
     match value {
@@ -23,6 +25,20 @@ pub(super) fn check(schema: &Value, value: &Value, path: &str, errors: &mut Vec<
         Value::Bool(_) | Value::Null => {}
     }
     choice(schema, value, path, errors);
+}
+
+/// Adds every field of `value` that `schema` does not know to `errors`, and nothing else.
+pub(super) fn find_unknown(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+        find_unknown(&schema["items"], item, &format!("{path}[{index}]"), errors);
+    }
+    let Some(fields) = schema["properties"].as_object() else { return };
+    for (name, value) in value.as_object().into_iter().flatten() {
+        match fields.get(name) {
+            Some(field) => find_unknown(field, value, &join(path, name), errors),
+            None => errors.push(FieldError::new(join(path, name), unknown_field(name, fields))),
+        }
+    }
 }
 
 /// Brings a value into the form the API server reads: without `null` fields, which it takes for absent, and with
@@ -82,7 +98,10 @@ fn found(value: &Value) -> String {
 }
 
 fn object(schema: &Value, map: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
-    // Without a list of fields, such as that of metadata, anything goes.
+    if let Some(each) = schema.get("additionalProperties") {
+        map.iter().for_each(|(name, value)| check(each, value, &join(path, name), errors));
+    }
+    // Without a list of fields anything goes.
     let Some(fields) = schema["properties"].as_object() else { return };
     for (name, value) in map {
         match fields.get(name) {
@@ -166,6 +185,19 @@ fn advice(pattern: &str) -> String {
         duration::PATTERN => "is no duration; write whole numbers with h, m, s or ms, such as 1m30s".into(),
         "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" => {
             "has other characters than a-z, 0-9 and, not at its ends, -; use only those".into()
+        }
+        pool::HOSTNAME => {
+            "is no host; write a name such as shop.example.com, or *.example.com for all below it, in lower case and \
+             without a port"
+                .into()
+        }
+        pool::PATH => {
+            "is no path; begin with /, leave out the query and segments . and .., and write other characters than \
+             A-Z, a-z, 0-9 and -._~!$&'()*+,;=:@ as %XX"
+                .into()
+        }
+        pool::KEY_NAME => {
+            "is no name of a header, cookie or query parameter; use letters, digits, - and _".into()
         }
         tls::SECRET_NAME => "is no name of a Secret; use a-z, 0-9 and, not at its ends, - and .".into(),
         tls::SERVER_NAME => {
@@ -262,6 +294,14 @@ mod tests {
         });
     }
 
+    #[test]
+    fn every_pattern_of_a_spec_has_words() {
+        each_schema(&manifest::schema().unwrap()["properties"]["spec"], &mut |schema| {
+            let pattern = schema.get("pattern").and_then(Value::as_str);
+            assert!(pattern.is_none_or(|it| !advice(it).contains(it)), "{pattern:?}");
+        });
+    }
+
     fn check_value(schema: Value, value: Value, expected: &[&str]) {
         let mut errors = Vec::new();
         check(&schema, &value, "spec.x", &mut errors);
@@ -280,6 +320,11 @@ mod tests {
             json!({"type": "integer", "maximum": 9, "minimum": 1}),
             json!(10),
             &["spec.x: 10 is out of range; use 1 to 9"],
+        );
+        check_value(
+            json!({"type": "string"}),
+            json!(1),
+            &["spec.x: the number 1 stands where a text belongs; put it in quotes"],
         );
         check_value(
             json!({"type": "string", "enum": ["A", "B"]}),

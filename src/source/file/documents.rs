@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::marks::{self, Marks};
+use super::marks::{self, Doubled, Marks};
 use crate::source::translate::FieldError;
 
 /// One document of a file.
@@ -42,6 +42,18 @@ impl Document {
 
 /// The documents of `text` that are not empty. The items of a `List` count as documents.
 pub(super) fn read(text: &str) -> Result<Vec<Document>, NoYaml> {
+    // YAML allows it at the start (section 5.2), and some editors put it there.
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    let values = values(text)?;
+    let mut marks = marks::read(text);
+    marks.resize(values.len(), Marks::default());
+    Ok(values.into_iter().zip(marks).flat_map(|(value, marks)| unlisted(value, &marks)).collect())
+}
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+fn values(text: &str) -> Result<Vec<Value>, NoYaml> {
+    let no_yaml = |error| no_yaml(error, text);
     let mut values = Vec::new();
     for document in serde_yaml::Deserializer::from_str(text) {
         let mut value = serde_yaml::Value::deserialize(document).map_err(no_yaml)?;
@@ -52,15 +64,20 @@ pub(super) fn read(text: &str) -> Result<Vec<Document>, NoYaml> {
             values.push(value);
         }
     }
-    let mut marks = marks::read(text);
-    marks.resize(values.len(), Marks::default());
-    Ok(values.into_iter().zip(marks).flat_map(|(value, marks)| unlisted(value, &marks)).collect())
+    Ok(values)
 }
 
-fn no_yaml(error: serde_yaml::Error) -> NoYaml {
-    let text = error.to_string();
+fn no_yaml(error: serde_yaml::Error, text: &str) -> NoYaml {
+    let message = error.to_string();
+    // What the library names is the line of the block around it.
+    if message.contains("duplicate entry")
+        && let Some(Doubled { path, first, second }) = marks::doubled(text)
+    {
+        let reason = format!("{path} stands on line {first} already; remove one of the two");
+        return NoYaml { line: second, reason };
+    }
     // The line is told apart from the reason.
-    let reason = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    let reason = message.split(" at line ").next().unwrap_or(&message).to_owned();
     NoYaml { line: error.location().map_or(1, |it| it.line()), reason }
 }
 
@@ -90,6 +107,13 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_at_the_start_says_nothing() {
+        let documents = read("\u{feff}# first\n---\nkind: A\n").unwrap();
+        assert_eq!(documents[0].value, json!({"kind": "A"}));
+        assert_eq!(documents[0].line("kind"), 3);
+    }
+
+    #[test]
     fn items_of_a_list_are_documents_with_lines_of_their_own() {
         let text = "apiVersion: v1\nkind: List\nitems:\n- kind: A\n- kind: B\n  name: x\n";
         let documents = read(text).unwrap();
@@ -103,7 +127,9 @@ mod tests {
         let no_yaml = read("a: 1\nb: [1, 2\nc: 3\n").unwrap_err();
         assert!(no_yaml.line >= 2, "{no_yaml:?}");
         assert!(!no_yaml.reason.contains("line"), "{no_yaml:?}");
-        assert_eq!(read("a: 1\na: 2\n").unwrap_err().line, 1);
+        let text = "a: 0\n---\nspec:\n  x: {y: 1}\n  z: 2\n  x: {y: 2}\n";
+        let reason = "spec.x stands on line 4 already; remove one of the two".into();
+        assert_eq!(read(text).unwrap_err(), NoYaml { line: 6, reason });
     }
 
     #[test]

@@ -11,6 +11,15 @@ pub(super) struct Marks {
     lines: HashMap<String, usize>,
     /// Path and text of plain words that are booleans or numbers to kubectl.
     pub(super) ambiguous: Vec<(String, String)>,
+    doubled: Vec<Doubled>,
+}
+
+/// A field that stands twice in one block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Doubled {
+    pub(super) path: String,
+    pub(super) first: usize,
+    pub(super) second: usize,
 }
 
 impl Marks {
@@ -43,6 +52,11 @@ pub(super) fn read(text: &str) -> Vec<Marks> {
     documents
 }
 
+/// The first field of `text` that stands twice in one block.
+pub(super) fn doubled(text: &str) -> Option<Doubled> {
+    read(text).into_iter().find_map(|marks| marks.doubled.into_iter().next())
+}
+
 /// Where in a document the events are.
 struct Walk {
     marks: Marks,
@@ -67,8 +81,11 @@ impl Walk {
             Event::Scalar(text, style, _, tag) => {
                 if let Some(Open::Mapping { path, key: key @ None }) = self.open.last_mut() {
                     let path = join(path, &text);
-                    self.marks.lines.entry(path.clone()).or_insert(line);
-                    *key = Some(path);
+                    let first = *self.marks.lines.entry(path.clone()).or_insert(line);
+                    *key = Some(path.clone());
+                    if first != line {
+                        self.marks.doubled.push(Doubled { path, first, second: line });
+                    }
                     return;
                 }
                 let is_null = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null");

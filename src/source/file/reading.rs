@@ -25,7 +25,7 @@ pub struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)
+        write!(f, "{}:{}", printable(&self.file.to_string_lossy()), self.line)
     }
 }
 
@@ -43,8 +43,26 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let colon = if self.field.is_empty() { "" } else { ": " };
-        write!(f, "{}: {}{colon}{}", self.place, self.field, self.reason)
+        let (field, reason) = (printable(&self.field), printable(&self.reason));
+        write!(f, "{}: {field}{colon}{reason}", self.place)
     }
+}
+
+/// Words of a file as they may be shown: nothing in them begins a line of its own, moves what is around it, or commands
+/// a terminal.
+pub fn printable(text: &str) -> String {
+    let commands = |it: char| {
+        it.is_control()
+            || matches!(it, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            it if commands(it) => shown.extend(it.escape_default()),
+            it => shown.push(it),
+        }
+    }
+    shown
 }
 
 /// What a file holds. Its pools have no terms of TLS before they are equipped.
@@ -110,7 +128,7 @@ fn take(document: Document, file: &Arc<Path>, admission: &Admission, target: Tar
     match kind(&document.value) {
         Kind::Pool => {}
         Kind::Other(name) => {
-            reading.others.push((at(""), name.clone()));
+            reading.others.push((at(""), printable(&name)));
             reading
                 .secrets
                 .extend((name == "Secret").then(|| SecretDocument::read(document, file)).flatten());
@@ -147,14 +165,20 @@ fn kind(value: &Value) -> Kind {
             "kind",
             format!("{other} is unknown; guideway.dev/v1alpha1 has LoadBalancerPool"),
         )),
+        (Some("guideway.dev/v1alpha1"), None) => unclear(value, "kind", "LoadBalancerPool"),
         (Some(version), _) if version.starts_with("guideway.dev/") => Kind::Unclear(FieldError::new(
             "apiVersion",
             format!("{version} is unknown; write guideway.dev/v1alpha1"),
         )),
         (Some(_), Some(other)) => Kind::Other(other.into()),
-        (None, _) => Kind::Unclear(FieldError::new("apiVersion", "is missing; write guideway.dev/v1alpha1")),
-        (_, None) => Kind::Unclear(FieldError::new("kind", "is missing; write LoadBalancerPool")),
+        (None, _) => unclear(value, "apiVersion", "guideway.dev/v1alpha1"),
+        (_, None) => unclear(value, "kind", "LoadBalancerPool"),
     }
+}
+
+fn unclear(value: &Value, field: &str, right: &str) -> Kind {
+    let wrong = if value[field].is_null() { "is missing" } else { "is no text" };
+    Kind::Unclear(FieldError::new(field, format!("{wrong}; write {right}")))
 }
 
 fn id(value: &Value) -> Option<PoolId> {
@@ -217,7 +241,26 @@ pub(super) mod tests {
             &["pools.yaml:1: apiVersion: is missing; write guideway.dev/v1alpha1"],
         );
         let text = pool("a", 80).replace("{name: a}", "{title: a}");
-        check(&text, Target::Standalone, &["pools.yaml:3: metadata.name: is missing; give the pool a name"]);
+        check(
+            &text,
+            Target::Standalone,
+            &[
+                "pools.yaml:3: metadata.title: unknown field; the fields here are annotations, creationTimestamp, \
+                 deletionGracePeriodSeconds, deletionTimestamp, finalizers, generateName, generation, labels, \
+                 managedFields, name, namespace, ownerReferences, resourceVersion, selfLink, uid",
+                "pools.yaml:3: metadata.name: is missing; give the pool a name",
+            ],
+        );
+        let text = pool("123", 80);
+        check(
+            &text,
+            Target::Standalone,
+            &["pools.yaml:3: metadata.name: the number 123 stands where a text belongs; put it in quotes"],
+        );
+        let text = pool("a", 80).replace("LoadBalancerPool", "1");
+        check(&text, Target::Standalone, &["pools.yaml:2: kind: is no text; write LoadBalancerPool"]);
+        let text = pool("a", 80).replace("kind: LoadBalancerPool\n", "");
+        check(&text, Target::Standalone, &["pools.yaml:1: kind: is missing; write LoadBalancerPool"]);
         let text = pool("a", 80).replace("LoadBalancerPool", "Pool");
         check(
             &text,
@@ -263,6 +306,37 @@ pub(super) mod tests {
                 "pools.yaml:10: spec.backends[0].service: Service web exists in a cluster only; list endpoints here",
             ],
         );
+    }
+
+    #[test]
+    fn hosts_and_paths_are_refused_with_a_way_out() {
+        let fields = "port: 80\n    hostnames: [A.test]\n    paths: [api]\n";
+        let text = pool("a", 80).replace("port: 80\n  b", &format!("{fields}  b"));
+        check(
+            &text,
+            Target::Standalone,
+            &[
+                "pools.yaml:8: spec.listeners[0].hostnames[0]: `A.test` is no host; write a name such as \
+                 shop.example.com, or *.example.com for all below it, in lower case and without a port",
+                "pools.yaml:9: spec.listeners[0].paths[0]: `api` is no path; begin with /, leave out the query and \
+                 segments . and .., and write other characters than A-Z, a-z, 0-9 and -._~!$&'()*+,;=:@ as %XX",
+            ],
+        );
+    }
+
+    #[test]
+    fn nothing_in_a_file_can_forge_a_message() {
+        let forged = "\"x\\nother.yaml:1: spec\\e[2J\\u202e\": 1";
+        let text = pool("a", 80).replace("port: 80\n  b", &format!("port: 80\n    {forged}\n  b"));
+        let file: Arc<Path> = Path::new("a\nb.yaml").into();
+        let reading = read(&text, &file, &Admission::new().unwrap(), Target::Standalone);
+        let problem = reading.pools[0].outcome.as_ref().unwrap_err()[0].to_string();
+        let start =
+            "a\\nb.yaml:8: spec.listeners[0].x\\nother.yaml:1: spec\\u{1b}[2J\\u{202e}: unknown field; ";
+        assert!(problem.starts_with(start), "{problem}");
+        let kind = "apiVersion: v1\nkind: \"A\\nB\"\n";
+        let reading = read(kind, &file, &Admission::new().unwrap(), Target::Standalone);
+        assert_eq!(reading.others[0].1, "A\\nB");
     }
 
     #[test]
