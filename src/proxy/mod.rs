@@ -11,6 +11,8 @@ mod entry;
 mod exchange;
 mod filter;
 mod flow;
+#[cfg(test)]
+mod fuzz;
 mod headers;
 mod http1;
 mod limits;

@@ -135,7 +135,7 @@ pub(super) fn is_trusted(ip: IpAddr, trusted: &[Network]) -> bool {
 }
 
 /// An address, with or without a port, which some balancers add.
-fn address(hop: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(hop: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(hop).ok()?;
     let with_port = || text.parse::<SocketAddr>().ok().map(|it| it.ip());
     Some(text.parse::<IpAddr>().ok().or_else(with_port)?.to_canonical())

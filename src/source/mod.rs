@@ -5,6 +5,8 @@ pub mod admission;
 mod builds;
 pub mod credentials;
 pub mod file;
+#[cfg(test)]
+mod fuzz;
 pub mod kubernetes;
 mod metadata;
 pub mod programmer;
