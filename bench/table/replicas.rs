@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guideway::balance::assembly::Assembly;
-use guideway::balance::backend::{Backend, Lineage, Member, State, Weight};
+use guideway::balance::backend::{Backend, Lineage, Member, Protocol, State, Weight};
 use guideway::balance::hash::mix;
 use guideway::balance::key::KeySource;
 use guideway::balance::pool::{Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness, Timeouts};
@@ -108,6 +108,7 @@ impl World {
                 group: group.into(),
                 name: name.as_str().into(),
                 address: ([192, 0, 2, 1], 80).into(),
+                protocol: Protocol::Http1,
             }),
             weight: Weight::ONE,
             state,

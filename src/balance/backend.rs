@@ -59,6 +59,18 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Where it accepts connections.
     pub address: SocketAddr,
+    /// What it speaks there.
+    pub protocol: Protocol,
+}
+
+/// What a backend speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, from the first byte on.
+    Http2,
 }
 
 /// What a backend may be given at the moment.

@@ -212,6 +212,11 @@ pub struct Backend {
     #[schemars(range(min = 0, max = 10000))]
     pub weight: u16,
 
+    /// Protocol that the endpoints speak, HTTP (HTTP/1.1) or H2C (HTTP/2 from the first byte on, as gRPC has it; within
+    /// TLS where tls is set). When it is absent, the appProtocol of the Service's port decides: kubernetes.io/h2c, h2c and grpc mean H2C, and all else HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<BackendProtocol>,
+
     /// Service whose endpoints serve this share. It lies in the pool's namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceRef>,
@@ -226,6 +231,15 @@ pub struct Backend {
     /// nothing is encrypted. An endpoint that cannot prove who it is gets no request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<BackendTls>,
+}
+
+/// What a backend's endpoints speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BackendProtocol {
+    /// HTTP/1.1.
+    HTTP,
+    /// HTTP/2, from the first byte on.
+    H2C,
 }
 
 /// A Service and one of its ports.

@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
     use crate::balance::assembly::Assembly;
-    use crate::balance::backend::{Backend, Lineage, Member, State, Weight};
+    use crate::balance::backend::{Backend, Lineage, Member, Protocol, State, Weight};
     use crate::balance::key::KeySource;
     use crate::balance::pool::{Fill, Group, Listener, ProxyProtocol, Readiness, Timeouts};
     use crate::balance::routes::Match;
@@ -183,6 +183,7 @@ mod tests {
             group: group.into(),
             name: name.into(),
             address: "192.0.2.1:80".parse().unwrap(),
+            protocol: Protocol::Http1,
         };
         let weight = Weight::new(weight).unwrap();
         Member { backend: Arc::new(backend), weight, state, lineage: Lineage::default() }

@@ -110,6 +110,8 @@ labels! {
         Stale = "stale",
         /// The connection was lost after the request was sent and before any byte of the response.
         Lost = "lost",
+        /// A backend of HTTP/2 said that it did not begin with the request, or takes no more of them at the moment.
+        Unprocessed = "unprocessed",
     }
 }
 
@@ -172,6 +174,8 @@ labels! {
         ProxyProtocol = "proxy_protocol",
         /// The handshake of TLS failed, was broken off or took too long.
         Handshake = "handshake",
+        /// A connection of HTTP/2 was ended because it sent too many frames that carry nothing.
+        Flood = "flood",
     }
 }
 

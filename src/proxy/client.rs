@@ -5,7 +5,7 @@
 use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -37,6 +37,10 @@ pub(super) enum Phase {
     Tunnel,
     /// Told that we close; what it still sends is thrown away.
     Linger,
+    /// Nothing, on a connection of HTTP/2; a stream may come.
+    Resting,
+    /// Carrying streams, each of which has a phase of its own.
+    Carrying,
 }
 
 /// What took too long.
@@ -52,6 +56,8 @@ pub(super) enum Expiry {
     Stalled,
     /// No response's head came.
     Timeout,
+    /// The time is over that the client itself gave the request.
+    Deadline,
     /// The backend left and its drain timeout is over.
     Drained,
     /// A client that had shut down its sending side did not get a response's head.
@@ -60,17 +66,21 @@ pub(super) enum Expiry {
     Linger,
 }
 
-/// One client connection, seen from the task that serves it and from its worker's tick.
+/// One client connection, or one stream of such, seen from the task that serves it and from its worker's tick.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) port: u16,
+    /// Of a stream: the connection it came on.
+    connection: Option<Rc<Client>>,
+    /// Of a connection of HTTP/2: its streams, some of which may be gone.
+    streams: RefCell<Vec<Weak<Client>>>,
     ip: Cell<IpAddr>,
     /// Who signed the certificate that it had to show.
     client_ca: OnceCell<Arc<CaBundle>>,
     /// Of its end of the connection, if that end is its own.
     own_port: Cell<Option<NonZeroU16>>,
     /// The lines that tell backends about it.
-    forwarded: RefCell<Box<[u8]>>,
+    forwarded: RefCell<Rc<[u8]>>,
     scheme: Cell<Scheme>,
     /// Who is believed to say for whom a request is.
     trusted: Rc<[Network]>,
@@ -83,6 +93,7 @@ pub(super) struct Client {
     since: Cell<Instant>,
     request_timeout: Cell<Option<Duration>>,
     request_begun: Cell<Instant>,
+    deadline: Cell<Option<Instant>>,
     half_closed: Cell<Option<Instant>>,
     /// Part of its request may still be on its way.
     unread: Cell<bool>,
@@ -111,9 +122,36 @@ impl Client {
         trusted: Rc<[Network]>,
     ) -> Self {
         home.meters.connections.up();
-        let (ip, now) = (peer.ip(), clock.get());
+        Self::make(peer, port, home, clock, trusted, None)
+    }
+
+    /// A stream of this connection, which its worker looks at too.
+    pub(super) fn stream(self: &Rc<Self>) -> Rc<Self> {
+        let peer = SocketAddr::new(self.ip(), self.own_port().map_or(0, Into::into));
+        let (clock, trusted) = (self.clock.clone(), self.trusted.clone());
+        let mut stream = Self::make(peer, self.port, self.home(), clock, trusted, Some(self.clone()));
+        stream.client_ca = self.client_ca.clone();
+        stream.scheme = self.scheme.clone();
+        stream.forwarded = self.forwarded.clone();
+        let stream = Rc::new(stream);
+        self.streams.borrow_mut().push(Rc::downgrade(&stream));
+        stream
+    }
+
+    fn make(
+        peer: SocketAddr,
+        port: u16,
+        home: Rc<Home>,
+        clock: Rc<Cell<Instant>>,
+        trusted: Rc<[Network]>,
+        connection: Option<Rc<Self>>,
+    ) -> Self {
+        let ip = peer.ip();
+        let now = clock.get();
         Self {
             port,
+            connection,
+            streams: RefCell::default(),
             ip: Cell::new(ip),
             own_port: Cell::new(NonZeroU16::new(peer.port())),
             client_ca: OnceCell::new(),
@@ -127,6 +165,7 @@ impl Client {
             since: Cell::new(now),
             request_timeout: Cell::new(None),
             request_begun: Cell::new(now),
+            deadline: Cell::new(None),
             half_closed: Cell::new(None),
             unread: Cell::new(false),
             reset: Cell::new(false),
@@ -188,9 +227,16 @@ impl Client {
     /// It has a request for a pool, and counts for that from now on.
     pub(super) fn visit(&self, home: &Rc<Home>) {
         let before = &mut *self.home.borrow_mut();
-        if !Rc::ptr_eq(before, home) {
-            home.meters.connections.up();
-            std::mem::replace(before, home.clone()).meters.connections.down();
+        if Rc::ptr_eq(before, home) {
+            return;
+        }
+        let before = std::mem::replace(before, home.clone());
+        match &self.connection {
+            Some(connection) => connection.visit(home),
+            None => {
+                home.meters.connections.up();
+                before.meters.connections.down();
+            }
         }
     }
 
@@ -234,6 +280,11 @@ impl Client {
         *self.slot.borrow_mut() = Some(slot.clone());
     }
 
+    /// The client waits for its answer until then and no longer.
+    pub(super) fn end_by(&self, deadline: Instant) {
+        self.deadline.set(Some(deadline));
+    }
+
     /// The request's body is complete.
     pub(super) fn end_upload(&self) {
         if self.unread.replace(false) {
@@ -243,7 +294,7 @@ impl Client {
 
     /// Nothing more of the request is sent on, so it is the response that is waited for.
     pub(super) fn begin_waiting(&self) {
-        if self.phase.get() == Phase::Upload {
+        if matches!(self.phase.get(), Phase::Upload | Phase::Tunnel) {
             // A timeout may be as short as a tick.
             self.enter_at(Phase::Waiting, Instant::now());
         }
@@ -267,6 +318,11 @@ impl Client {
     pub(super) fn received(&self, bytes: usize) {
         self.home.borrow().meters.received.add(bytes as u64);
         self.carried.update(|it| Carried { received: it.received + bytes as u64, ..it });
+        self.progressed();
+    }
+
+    /// Part of a body moved on.
+    pub(super) fn progressed(&self) {
         if matches!(self.phase.get(), Phase::Upload | Phase::Download | Phase::Tunnel) {
             self.since.set(self.clock.get());
         }
@@ -279,6 +335,16 @@ impl Client {
         if matches!(self.phase.get(), Phase::Download | Phase::Tunnel) {
             self.since.set(self.clock.get());
         }
+    }
+
+    /// Bytes of a body arrived on its stream. As such they were counted on the connection.
+    pub(super) fn stream_received(&self, bytes: usize) {
+        self.carried.update(|it| Carried { received: it.received + bytes as u64, ..it });
+    }
+
+    /// Bytes of a body went out on its stream.
+    pub(super) fn stream_sent(&self, bytes: usize) {
+        self.carried.update(|it| Carried { sent: it.sent + bytes as u64, ..it });
     }
 
     /// It shut down its sending side.
@@ -318,11 +384,29 @@ impl Client {
 
     /// Finds out whether anything takes too long, and wakes the connection's task if so.
     pub(super) fn tick(&self, now: Instant, limits: &Limits, draining: Option<Instant>) {
-        if let Some(expiry) = self.find_expiry(now, limits, draining) {
-            self.expiry.set(Some(expiry));
-            if let Some(waker) = &*self.waker.borrow() {
-                waker.wake_by_ref();
-            }
+        self.tick_streams(now, limits, draining);
+        let expiry = self.find_expiry(now, limits, draining);
+        if expiry.is_some() {
+            self.expiry.set(expiry);
+        }
+        // A connection of HTTP/2 says goodbye as soon as it can, not with its next answer.
+        let is_leaving = draining.is_some() && matches!(self.phase.get(), Phase::Resting | Phase::Carrying);
+        if (expiry.is_some() || is_leaving)
+            && let Some(waker) = &*self.waker.borrow()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn tick_streams(&self, now: Instant, limits: &Limits, draining: Option<Instant>) {
+        let mut streams = self.streams.borrow_mut();
+        streams.retain(|stream| {
+            let stream = stream.upgrade();
+            stream.iter().for_each(|stream| stream.tick(now, limits, draining));
+            stream.is_some()
+        });
+        if streams.is_empty() && self.phase.get() == Phase::Carrying {
+            self.enter(Phase::Resting);
         }
     }
 
@@ -336,9 +420,14 @@ impl Client {
                 .then_some(Expiry::Drained)
         };
         let expired = |expired: bool, expiry| expired.then_some(expiry);
+        let is_late = self.deadline.get().is_some_and(|deadline| now >= deadline);
         match self.phase.get() {
             Phase::Handshake => expired(over(since, limits.handshake), Expiry::Handshake),
-            Phase::Idle => {
+            Phase::Upload | Phase::Waiting | Phase::Download | Phase::Tunnel if is_late => {
+                Some(Expiry::Deadline)
+            }
+            Phase::Carrying => None,
+            Phase::Idle | Phase::Resting => {
                 let drained = draining.is_some_and(|begun| over(begun.max(since), limits.drain_idle));
                 expired(drained || over(since, limits.idle), Expiry::Idle)
             }
@@ -359,6 +448,8 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.home.borrow().meters.connections.down();
+        if self.connection.is_none() {
+            self.home.borrow().meters.connections.down();
+        }
     }
 }

@@ -16,6 +16,7 @@ use super::client::{Client, Expiry, Phase};
 use super::entry::{self, Entered, Entrance};
 use super::flow::Flow;
 use super::http1::{self, Framing, HeadFault, RequestHead};
+use super::http2::{self, Beginning};
 use super::limits::HEAD_GROWTH_BYTES;
 use super::rescue::ProxyError;
 use super::service;
@@ -36,6 +37,8 @@ pub(super) struct Connection {
     pub(super) awaits_continue: bool,
     /// Bytes of interim answers that may still be passed on before the final one.
     pub(super) interim_left: usize,
+    /// Nothing came yet, so the client may still turn out to speak HTTP/2.
+    is_fresh: bool,
 }
 
 /// What is kept of a request when its head was read.
@@ -72,6 +75,8 @@ pub(super) enum End {
     Close,
     /// At once: nobody waits for anything.
     Drop,
+    /// Not at all: the client speaks HTTP/2 on it.
+    Switch,
 }
 
 /// Serves one client until its connection ends. It counts as long as `ticket` lives.
@@ -99,7 +104,11 @@ pub(super) async fn serve(
         download: Flow::default(),
         awaits_continue: false,
         interim_left: 0,
+        is_fresh: true,
     };
+    if connection.socket.agreed_on_http2() {
+        return Box::pin(http2::serve(connection)).await;
+    }
     let end = loop {
         match poll_fn(|cx| connection.poll_request(cx)).await {
             Ok(request) => {
@@ -110,15 +119,18 @@ pub(super) async fn serve(
             Err(end) => break end,
         }
     };
-    if end == End::Close {
-        poll_fn(|cx| connection.poll_close(cx)).await;
+    match end {
+        End::Close => poll_fn(|cx| connection.poll_close(cx)).await,
+        End::Drop => {}
+        // In a box, so that a connection of HTTP/1 does not carry its room.
+        End::Switch => Box::pin(http2::serve(connection)).await,
     }
 }
 
 impl Connection {
     /// Reads up to the end of a request's head.
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request, End>> {
-        let Self { worker, client, socket, inbox, upload, .. } = self;
+        let Self { worker, client, socket, inbox, upload, is_fresh, .. } = self;
         let out = upload.out.space();
         if !inbox.is_empty() {
             // The client was faster than we: it sent this behind the request before.
@@ -126,10 +138,14 @@ impl Connection {
         }
         loop {
             if inbox.may_hold_head()
-                && let Some((request, used)) = Request::parse(worker, client, socket, inbox.bytes(), out)
+                && let Some((request, used)) =
+                    Request::parse(worker, client, socket, inbox.bytes(), out, *is_fresh)
             {
-                inbox.advance(used);
-                return Poll::Ready(Ok(request));
+                if request.is_ok() {
+                    inbox.advance(used);
+                }
+                *is_fresh = false;
+                return Poll::Ready(request);
             }
             let mut scratch = worker.scratch.borrow_mut();
             let bytes = match socket.poll_read(cx, &mut scratch.area) {
@@ -139,10 +155,11 @@ impl Connection {
             };
             client.begin_head();
             if inbox.is_empty()
-                && let Some((request, used)) = Request::parse(worker, client, socket, bytes, out)
+                && let Some((request, used)) = Request::parse(worker, client, socket, bytes, out, *is_fresh)
             {
                 inbox.keep(&bytes[used..]);
-                return Poll::Ready(Ok(request));
+                *is_fresh = false;
+                return Poll::Ready(request);
             }
             inbox.keep(bytes);
         }
@@ -186,22 +203,25 @@ fn expired<T>(client: &Client) -> Poll<Result<T, End>> {
 
 impl Request {
     /// The request at the start of `bytes` and how many of them are its head; `None` while that is
-    /// incomplete. What is to go to a backend is written to `out`.
+    /// incomplete. What is to go to a backend is written to `out`. Where `is_fresh`, they may begin HTTP/2.
     fn parse(
         worker: &Worker,
         client: &Client,
         socket: &ClientSocket,
         bytes: &[u8],
         out: &mut Vec<u8>,
-    ) -> Option<(Self, usize)> {
+        is_fresh: bool,
+    ) -> Option<(Result<Self, End>, usize)> {
         let mut space = http1::space();
         match RequestHead::parse(bytes, &mut space) {
             Ok(None) => None,
             Ok(Some((head, length))) => {
                 out.reserve(length + HEAD_GROWTH_BYTES);
-                Some((Self::new(worker, client, socket, &head, out), length))
+                Some((Ok(Self::new(worker, client, socket, &head, out)), length))
             }
-            Err(fault) => Some((Self::refused(worker, client, fault), bytes.len())),
+            Err(_) if is_fresh && http2::beginning(bytes) == Beginning::Incomplete => None,
+            Err(_) if is_fresh && http2::beginning(bytes) == Beginning::Http2 => Some((Err(End::Switch), 0)),
+            Err(fault) => Some((Ok(Self::refused(worker, client, fault)), bytes.len())),
         }
     }
 
@@ -268,13 +288,13 @@ fn entry(client: &Client, head: &RequestHead<'_>, key: Option<u64>) -> Entry {
 }
 
 /// Where a request counts: at its pool, or where it was refused before anybody knew that, at the port.
-fn home_of(order: Option<&Order>, view: &View, client: &Client) -> Rc<Home> {
+pub(super) fn home_of(order: Option<&Order>, view: &View, client: &Client) -> Rc<Home> {
     let of_port = || view.port(client.port).map(|port| port.home().clone());
     order.map(|order| order.pool.home.clone()).or_else(of_port).unwrap_or_else(|| client.home())
 }
 
 /// The runtime keeps a panic to the task it happened in; this makes it visible.
-struct PanicWatch(Rc<Worker>);
+pub(super) struct PanicWatch(pub(super) Rc<Worker>);
 
 impl Drop for PanicWatch {
     fn drop(&mut self) {

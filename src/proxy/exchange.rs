@@ -7,6 +7,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::account::Account;
 use super::client::{Expiry, Phase};
 use super::connection::{Connection, End, Order, Request};
@@ -14,9 +16,10 @@ use super::flow::Flow;
 use super::headers::{self, Hop};
 use super::http1::{Asked, Encoder, Framing, Malformed, ResponseHead};
 use super::limits::{MAX_INTERIM_BYTES, READS_PER_TURN};
+use super::relay::{self, Broken, Errand, PlainClient};
 use super::rescue::ProxyError;
 use super::scratch::{READ, Scratch};
-use super::service::{self, Delivery, Failure, Reached};
+use super::service::{self, Delivery, Failure, Reached, Stop, Way};
 use super::socket::Inbox;
 
 /// A response whose head is on its way to the client.
@@ -32,18 +35,6 @@ struct Answer {
     at: Instant,
     /// Another protocol follows it, in both directions.
     switches: bool,
-}
-
-/// Why there is no complete response.
-enum Stop {
-    /// None began with this backend; there may be others.
-    Failed(Failure),
-    /// None began, and we give one.
-    Rescue(ProxyError),
-    /// The client is not there any more, or does not take it.
-    Gone,
-    /// The backend's broke off, or the client garbled its request while it came.
-    Truncated,
 }
 
 impl Connection {
@@ -85,7 +76,11 @@ impl Connection {
     ) -> Result<bool, Stop> {
         let mut delivery = Delivery::new(&order.pool, order.key, request.begun, order.repeatable);
         loop {
-            let mut reached = self.unless_gone(delivery.reach(account)).await?.map_err(Stop::Rescue)?;
+            let way = self.unless_gone(delivery.reach(account)).await?.map_err(Stop::Rescue)?;
+            let mut reached = match way {
+                Way::Alone(reached) => reached,
+                Way::Shared(_) => return self.relay(request, &mut delivery, way, account).await,
+            };
             self.client.begin_exchange(&reached.slot, order.pool.snapshot.pool.timeouts.request);
             let sent = if reached.upstream.was_used() { request.begun } else { Instant::now() };
             match poll_fn(|cx| self.poll_answer(cx, request, &mut reached, account)).await {
@@ -99,12 +94,52 @@ impl Connection {
                     return self.stream(answer, reached, account).await;
                 }
                 Err(Stop::Failed(failure)) => {
-                    delivery.failed(reached, failure, account).map_err(Stop::Rescue)?
+                    let was_used = reached.upstream.was_used();
+                    delivery.failed(reached.slot, was_used, failure, account).map_err(Stop::Rescue)?;
                 }
                 Err(stop) => return Err(stop),
             }
             self.upload.out.rewind();
         }
+    }
+
+    /// Goes on over `way`, which leads to a backend that speaks HTTP/2. Whether the connection stays open then.
+    async fn relay(
+        &mut self,
+        request: &Request,
+        delivery: &mut Delivery<'_>,
+        way: Way,
+        account: &mut Account,
+    ) -> Result<bool, Stop> {
+        let head = std::mem::take(self.upload.out.space());
+        let worker = self.worker.clone();
+        let (framing, to_head) = (request.framing, request.to_head);
+        let errand = Errand { worker: &worker, head: &head, framing, to_head, streaming: Phase::Download };
+        self.upload.begin(framing, Encoder::Plain);
+        let mut client = PlainClient::new(self, request);
+        // In a box, so that an exchange without HTTP/2 does not carry its room.
+        Box::pin(relay::deliver(&mut client, &errand, delivery, way, account)).await?;
+        Ok(client.keeps())
+    }
+
+    /// The next piece of the request's body.
+    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>> {
+        let garbled = |Malformed| Broken::Malformed;
+        let Self { worker, socket, inbox, upload, download, awaits_continue, .. } = self;
+        let area = &mut worker.scratch.borrow_mut().area;
+        let data = if inbox.is_empty() {
+            if std::mem::take(awaits_continue) {
+                download.out.send(cx, socket, CONTINUE).map_err(|_| Broken::Gone)?;
+            }
+            let read = ready!(socket.poll_read(cx, &mut area[READ])).map_err(|_| Broken::Gone)?;
+            if read == 0 {
+                return Poll::Ready(Err(Broken::Off));
+            }
+            upload.reframe(area, READ.start..READ.start + read, |rest| inbox.keep(rest)).map_err(garbled)?
+        } else {
+            reframe_kept(upload, inbox, area).map_err(garbled)?
+        };
+        Poll::Ready(Ok(Bytes::copy_from_slice(&area[data])))
     }
 
     /// Waits for `step`, but not for longer than the client does.
@@ -315,7 +350,7 @@ impl Connection {
     }
 
     /// Notices that the client goes away while it is not expected to send anything.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
         if self.client.expiry() == Some(Expiry::Gone) {
             return Poll::Ready(Stop::Gone);
         }
@@ -373,7 +408,7 @@ impl Connection {
 
     /// Whether the client's connection may stay open behind an answer to `request` that begins now. An
     /// answer that begins before its request ended is the last one.
-    fn may_keep(&self, request: &Request) -> bool {
+    pub(super) fn may_keep(&self, request: &Request) -> bool {
         request.keeps && self.upload.is_complete() && self.stays_open()
     }
 

@@ -3,7 +3,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::http1::{Field, RequestHead, Role, is_imitation};
+use super::http1::{Field, Pseudo, RequestHead, Role, is_imitation};
 use super::limits::MAX_HOPS;
 use super::rescue::ProxyError;
 
@@ -34,6 +34,10 @@ pub(super) fn admit<'a>(head: &RequestHead<'a>) -> Result<Admitted<'a>, ProxyErr
     }
     let (authority, path, query) = target(head.method, head.target)?;
     let stated = check_fields(head)?;
+    if let Some(pseudo) = &head.pseudo {
+        let host = agreed_host(pseudo, authority, stated)?;
+        return Ok(Admitted { path, query, host: Some(host) });
+    }
     let host = match (authority, stated) {
         // An absolute-form target wins over Host (RFC 9112 section 3.2.2).
         (Some(authority), Some(_)) => Some(authority.as_bytes()),
@@ -50,6 +54,26 @@ const BAD_HOST: ProxyError =
     ProxyError::BadRequest("the host is not a name or address with an optional port");
 const BAD_TARGET: ProxyError =
     ProxyError::BadRequest("the request's target is neither a path nor an absolute URI");
+
+/// The host of a request of HTTP/2 (RFC 9113 section 8.3.1). Whatever in it could be understood in two ways by those
+/// behind us is refused.
+fn agreed_host<'a>(
+    pseudo: &Pseudo<'a>,
+    absolute: Option<&str>,
+    stated: Option<&[u8]>,
+) -> Result<&'a str, ProxyError> {
+    if absolute.is_some() {
+        return Err(BAD_TARGET);
+    }
+    if !pseudo.scheme_fits {
+        return Err(ProxyError::BadRequest("the scheme is not that of the connection"));
+    }
+    let authority = pseudo.authority.ok_or(ProxyError::BadRequest("the authority is missing"))?;
+    if stated.is_some_and(|host| !host.eq_ignore_ascii_case(authority.as_bytes())) {
+        return Err(ProxyError::BadRequest("the authority and the Host field differ"));
+    }
+    checked_host(authority.as_bytes()).ok_or(BAD_HOST)
+}
 
 /// Checks what fields there are; the value of Host.
 fn check_fields<'a>(head: &RequestHead<'a>) -> Result<Option<&'a [u8]>, ProxyError> {

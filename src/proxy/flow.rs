@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use super::http1::{Decoder, Encoder, Framing, Malformed};
+use super::scratch::READ;
 
 /// One direction.
 #[derive(Debug)]
@@ -80,6 +81,11 @@ impl Outbox {
         self.sent == self.bytes.len()
     }
 
+    /// How many bytes wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
     /// Where to write what is to go out next.
     pub(super) fn space(&mut self) -> &mut Vec<u8> {
         if self.is_taken() {
@@ -87,6 +93,14 @@ impl Outbox {
             self.sent = 0;
         }
         &mut self.bytes
+    }
+
+    /// Puts a piece of a body behind what there is, framed in `area`, which takes a read.
+    pub(super) fn put_framed(&mut self, area: &mut [u8], encoder: Encoder, bytes: &[u8], last: bool) {
+        let data = READ.start..READ.start + bytes.len();
+        area[data.clone()].copy_from_slice(bytes);
+        let framed = encoder.frame(area, data, last);
+        self.space().extend_from_slice(&area[framed]);
     }
 
     /// Makes everything since it was last empty go out once more.

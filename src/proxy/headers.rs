@@ -1,10 +1,13 @@
 //! Owns the heads that go out, to backends and to clients: written anew from the parsed parts of a head
 //! that came in, straight into the bytes that are sent, so nothing passes that nobody looked at.
 
-use http::StatusCode;
+use std::rc::Rc;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
 
 use super::filter::{self, Admitted};
-use super::http1::{Encoder, Field, Framing, RequestHead, ResponseHead, Role};
+use super::http1::{Encoder, Field, Framing, RequestHead, ResponseHead, Role, role_of};
 
 /// What a request came in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +27,7 @@ impl Scheme {
 }
 
 /// The lines that tell a backend about the client at `address`.
-pub(super) fn forwarded(address: std::net::IpAddr, scheme: Scheme) -> Box<[u8]> {
+pub(super) fn forwarded(address: std::net::IpAddr, scheme: Scheme) -> Rc<[u8]> {
     format!("\r\nx-forwarded-for: {address}\r\nx-forwarded-proto: {}", scheme.name()).into_bytes().into()
 }
 
@@ -104,14 +107,8 @@ pub(super) struct Hop<'a> {
 pub(super) fn to_client(out: &mut Vec<u8>, head: &ResponseHead<'_>, hop: &Hop<'_>) {
     put_status(out, hop.minor, head.status);
     let mut dated = false;
-    for field in head.fields.iter() {
-        match field.role {
-            Role::HopByHop | Role::Connection | Role::Upgrade => continue,
-            Role::ContentLength | Role::TransferEncoding => continue,
-            _ if head.nominates && head.fields.nominate(field.name) => continue,
-            Role::Date => dated = true,
-            Role::Pass | Role::Host | Role::Expect | Role::Forwarding => {}
-        }
+    for field in head.fields.iter().filter(|field| passes_on(head, field)) {
+        dated |= field.role == Role::Date;
         put_field(out, &field);
     }
     if let Some(protocol) = hop.switches_to {
@@ -150,6 +147,51 @@ pub(super) fn interim(out: &mut Vec<u8>, head: &ResponseHead<'_>, left: &mut usi
     match left.checked_sub(out.len() - start) {
         Some(less) => *left = less,
         None => out.truncate(start),
+    }
+}
+
+/// The head of a backend's answer for a client of HTTP/2. `date` is the time now, as in a `Hop`.
+pub(super) fn to_stream(head: &ResponseHead<'_>, date: &[u8]) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let fields = response.headers_mut();
+    for field in head.fields.iter().filter(|field| passes_on(head, field)) {
+        append(fields, field.name.as_bytes(), field.value);
+    }
+    // The length of a body that does not follow is that of the one a GET would have got.
+    if let Some(length) = head.stated_length.filter(|_| !matches!(head.status, 204 | 304)) {
+        fields.insert(header::CONTENT_LENGTH, length.into());
+    }
+    if !fields.contains_key(header::DATE) {
+        append(fields, b"date", date);
+    }
+    response
+}
+
+/// The fields behind a backend's answer that may go to a client. What a name means in front of a body it does not
+/// mean behind it (RFC 9110 section 6.5.1), so those with a meaning of ours end here.
+pub(super) fn trailers(mut fields: HeaderMap) -> HeaderMap {
+    let refused = |name: &&HeaderName| !matches!(role_of(name.as_str().as_bytes()), Role::Pass);
+    let refused: Vec<HeaderName> = fields.keys().filter(refused).cloned().collect();
+    refused.into_iter().for_each(|name| drop(fields.remove(name)));
+    fields
+}
+
+/// Adds a field. One that the parser of HTTP/1 let through fits, but for bytes that HTTP/2 does not carry.
+pub(super) fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) {
+    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        fields.append(name, value);
+    }
+}
+
+/// Whether a field of a backend's answer goes on as it is.
+fn passes_on(head: &ResponseHead<'_>, field: &Field<'_>) -> bool {
+    match field.role {
+        Role::HopByHop | Role::Connection | Role::Upgrade => false,
+        Role::ContentLength | Role::TransferEncoding => false,
+        Role::Pass | Role::Date | Role::Host | Role::Expect | Role::Forwarding => {
+            !(head.nominates && head.fields.nominate(field.name))
+        }
     }
 }
 

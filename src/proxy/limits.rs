@@ -42,6 +42,54 @@ pub(super) const MAX_CANDIDATES_SEEN: usize = 16;
 /// Unused connections kept for one backend on one worker thread.
 pub(super) const MAX_IDLE_PER_BACKEND: usize = 64;
 
+/// Streams that a client of HTTP/2 may have open at a time: what browsers and gRPC expect at least.
+pub(super) const MAX_STREAMS: u32 = 100;
+
+/// What a peer of HTTP/2 may send before we took it, of one stream and of all of a connection together. It is what a
+/// connection may hold of bodies that nobody takes.
+pub(super) const STREAM_WINDOW: u32 = 64 * 1024;
+/// See `STREAM_WINDOW`.
+pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Bytes of one stream of HTTP/2 that wait for its connection.
+pub(super) const MAX_STREAM_OUT: usize = 64 * 1024;
+
+/// Streams on one connection to a backend, if the backend itself sets no lower limit: more would share its window.
+pub(super) const MAX_STREAMS_PER_LINK: usize = 256;
+
+/// Connections of HTTP/2 to one backend on one worker thread. Backends that take 100 streams, as most do, get 1,600.
+pub(super) const MAX_LINKS: usize = 16;
+
+/// How long a connection of HTTP/2 to a backend is kept without a stream. Servers say goodbye before they close one,
+/// so no request is lost to it.
+pub(super) const LINK_IDLE: Duration = Duration::from_secs(60);
+
+/// How long a backend's kernel may leave what we sent without an acknowledgement. Many requests share a connection, so
+/// one to a host that vanished must not live on as long as the kernel would let it, which is a quarter of an hour.
+pub(super) const LINK_SILENCE: Duration = Duration::from_secs(5);
+
+/// Streams that we reset on a connection to a backend and of which frames may still come. Clients cancel, and what the
+/// backend sent meanwhile is no mistake of its.
+pub(super) const MAX_RESETS_REMEMBERED: usize = 1024;
+
+/// Bytes of a request's body that are kept until the backend answers, in case it says that it did not begin with the
+/// request. Most calls of gRPC fit.
+pub(super) const MAX_REPLAY_BYTES: usize = 16 * 1024;
+
+/// Frames that carry nothing (PING, SETTINGS, RST_STREAM, WINDOW_UPDATE, empty DATA and the like) which a client may
+/// send ahead of what earns them: it gets some for every answer and every piece of one, and some with the time.
+/// Busy clients stay above half of it; a flood is over after a few milliseconds.
+pub(super) const FRAME_CREDIT: u32 = 1000;
+
+/// What of the `FRAME_CREDIT` comes back in a second, so that a client may cancel or ping at a rate of this.
+pub(super) const FRAME_CREDIT_PER_SECOND: u32 = 200;
+
+/// What of it an answer earns: the request's end, two window updates and a ping.
+pub(super) const FRAME_CREDIT_PER_ANSWER: u32 = 4;
+
+/// What of it a piece of an answer's body earns: a window update for the stream and one for the connection.
+pub(super) const FRAME_CREDIT_PER_PIECE: u32 = 2;
+
 /// Waiting connections the kernel keeps for one listener; the kernel cuts it to `net.core.somaxconn`.
 pub(super) const ACCEPT_BACKLOG: i32 = 4096;
 

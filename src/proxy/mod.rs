@@ -1,4 +1,4 @@
-//! Owns the traffic: HTTP/1.1 in from clients, routed by the snapshot, out to backends, and back.
+//! Owns the traffic: HTTP/1.1 and HTTP/2 in from clients, routed by the snapshot, out to backends, and back.
 //! Each worker thread is a proxy of its own; what they share is the snapshot and a count of connections.
 
 mod access_log;
@@ -15,11 +15,13 @@ mod flow;
 mod fuzz;
 mod headers;
 mod http1;
+mod http2;
 mod limits;
 mod listener;
 mod memory;
 mod origin;
 mod overload;
+mod relay;
 mod rescue;
 mod scratch;
 mod service;

@@ -195,6 +195,16 @@ impl ProxyError {
 
     /// Writes the answer in the place of the backend's.
     pub(super) fn answer(self, out: &mut Vec<u8>, hop: &Hop<'_>) {
+        headers::own_answer(out, self.status(), &self.fields(), &self.text(), hop);
+    }
+
+    /// The body of the answer.
+    pub(super) fn text(self) -> String {
+        format!("{self}\n")
+    }
+
+    /// What its head says beside its status.
+    pub(super) fn fields(self) -> Vec<(&'static str, &'static str)> {
         let mut fields =
             vec![("content-type", "text/plain; charset=utf-8"), (REASON_HEADER, self.reason().label())];
         if self == Self::MethodNotAllowed {
@@ -203,7 +213,7 @@ impl ProxyError {
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             fields.push(("retry-after", "1"));
         }
-        headers::own_answer(out, self.status(), &fields, &format!("{self}\n"), hop);
+        fields
     }
 }
 

@@ -12,8 +12,9 @@ use super::headers::{self, Told};
 use super::http1::{RequestHead, ResponseFault};
 use super::limits::MAX_TRIES;
 use super::rescue::ProxyError;
-use super::upstream::{Fault, Slot, Upstream};
+use super::upstream::{Berth, Fault, Slot, Upstream};
 use super::view::{PoolView, PortView};
+use crate::balance::backend::Protocol;
 use crate::balance::key::RequestParts;
 use crate::metrics::RetryReason;
 
@@ -61,7 +62,15 @@ pub(super) struct Delivery<'a> {
     last_error: ProxyError,
 }
 
-/// A connection to a backend that was picked.
+/// A way to a backend that was picked.
+pub(super) enum Way {
+    /// A connection of HTTP/1, for this request alone.
+    Alone(Reached),
+    /// A place on a connection of HTTP/2.
+    Shared(Berth),
+}
+
+/// A connection of HTTP/1 to a backend that was picked.
 pub(super) struct Reached {
     pub(super) slot: Rc<Slot>,
     pub(super) upstream: Upstream,
@@ -69,10 +78,41 @@ pub(super) struct Reached {
     pub(super) is_deaf: bool,
 }
 
+impl Way {
+    /// The backend it leads to.
+    pub(super) fn slot(&self) -> &Rc<Slot> {
+        match self {
+            Self::Alone(reached) => &reached.slot,
+            Self::Shared(berth) => &berth.slot,
+        }
+    }
+
+    /// Whether the connection served a request before.
+    pub(super) fn was_used(&self) -> bool {
+        match self {
+            Self::Alone(reached) => reached.upstream.was_used(),
+            Self::Shared(berth) => berth.was_used(),
+        }
+    }
+}
+
 impl Reached {
     fn new(slot: Rc<Slot>, upstream: Upstream) -> Self {
         Self { slot, upstream, is_deaf: false }
     }
+}
+
+/// Why there is no complete response.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stop {
+    /// None began with this backend; there may be others.
+    Failed(Failure),
+    /// None began, and we give one.
+    Rescue(ProxyError),
+    /// The client is not there any more, or does not take it.
+    Gone,
+    /// The backend's broke off, or the client's request did while it came.
+    Truncated,
 }
 
 /// Why an exchange with one backend did not lead to a response.
@@ -102,28 +142,45 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// A connection to the best backend that was not tried: one that rested, unless a new one is needed.
-    pub(super) async fn reach(&mut self, account: &mut Account) -> Result<Reached, ProxyError> {
+    /// The pool of the request.
+    pub(super) fn pool(&self) -> &'a PoolView {
+        self.pool
+    }
+
+    /// A way to the best backend that was not tried: over a connection that rested, unless a new one is needed.
+    pub(super) async fn reach(&mut self, account: &mut Account) -> Result<Way, ProxyError> {
         loop {
             let renews = self.same.is_some();
             let choose = || self.pool.choose(self.key, &self.tried, self.begun);
             let slot = self.same.take().or_else(choose).ok_or(self.last_error)?;
             self.tries_left -= 1;
-            if !renews && let Some(upstream) = slot.take_resting(!self.repeatable) {
-                return Ok(Reached::new(slot, upstream));
-            }
-            match slot.connect(self.pool.snapshot.pool.timeouts.connect).await {
-                Ok(upstream) => return Ok(Reached::new(slot, upstream)),
-                Err(reason) => self.retry(reason, ProxyError::ConnectFailed, account)?,
-            }
+            let timeout = self.pool.snapshot.pool.timeouts.connect;
+            let reason = match slot.protocol() {
+                Protocol::Http1 => {
+                    if !renews && let Some(upstream) = slot.take_resting(!self.repeatable) {
+                        return Ok(Way::Alone(Reached::new(slot, upstream)));
+                    }
+                    match slot.connect(timeout).await {
+                        Ok(upstream) => return Ok(Way::Alone(Reached::new(slot, upstream))),
+                        Err(reason) => reason,
+                    }
+                }
+                Protocol::Http2 => match slot.board(timeout).await {
+                    Ok(berth) => return Ok(Way::Shared(berth)),
+                    Err(reason) => reason,
+                },
+            };
+            self.retry(reason, ProxyError::ConnectFailed, account)?;
             self.tried.push(slot);
         }
     }
 
-    /// What to tell the client after a failure, unless another try is in order.
+    /// What to tell the client after a failure at `slot`, unless another try is in order. `was_used` says whether the
+    /// connection to it had served a request before.
     pub(super) fn failed(
         &mut self,
-        reached: Reached,
+        slot: Rc<Slot>,
+        was_used: bool,
         failure: Failure,
         account: &mut Account,
     ) -> Result<(), ProxyError> {
@@ -136,13 +193,18 @@ impl<'a> Delivery<'a> {
             Failure::Upstream(Fault::Lost { unanswered }) if !(unanswered && self.repeatable) => {
                 Err(ProxyError::Lost)
             }
+            // It did nothing, so nothing is done twice (RFC 9113 section 8.7); another connection may do.
+            Failure::Upstream(Fault::Unprocessed) => {
+                self.same = Some(slot);
+                self.retry(RetryReason::Unprocessed, ProxyError::Lost, account)
+            }
             // It was closed while it rested, most likely.
-            Failure::Upstream(Fault::Lost { .. }) if reached.upstream.was_used() => {
-                self.same = Some(reached.slot);
+            Failure::Upstream(Fault::Lost { .. }) if was_used => {
+                self.same = Some(slot);
                 self.retry(RetryReason::Stale, ProxyError::Lost, account)
             }
             Failure::Upstream(Fault::Lost { .. }) => {
-                self.tried.push(reached.slot);
+                self.tried.push(slot);
                 self.retry(RetryReason::Lost, ProxyError::Lost, account)
             }
         }
@@ -169,7 +231,7 @@ pub(super) fn late(expiry: Expiry, upload_blocked: bool) -> Option<ProxyError> {
     match expiry {
         Expiry::Stalled if upload_blocked => Some(ProxyError::Timeout),
         Expiry::Stalled => Some(ProxyError::ClientStalled),
-        Expiry::Timeout => Some(ProxyError::Timeout),
+        Expiry::Timeout | Expiry::Deadline => Some(ProxyError::Timeout),
         Expiry::Drained => Some(ProxyError::Drained),
         Expiry::Handshake | Expiry::Idle | Expiry::Head | Expiry::Gone | Expiry::Linger => None,
     }

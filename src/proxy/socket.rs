@@ -1,7 +1,7 @@
 //! Owns the socket of a client: it tells its `Client` what moves on it, and keeps what was read ahead
 //! of its time, such as the start of a head or the next request.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::client::Client;
+use super::headers::Scheme;
 use super::http1;
 use super::limits::{MAX_HEAD_BYTES, PROBE_AFTER, PROBE_EVERY, PROBES};
 use super::transport::Transport;
@@ -40,6 +41,16 @@ impl ClientSocket {
         self.stream.is_tls()
     }
 
+    /// Whether the handshake said that HTTP/2 follows.
+    pub(super) fn agreed_on_http2(&self) -> bool {
+        self.stream.protocol() == Some(b"h2")
+    }
+
+    /// The scheme of URIs that lead here.
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.stream.is_tls() { Scheme::Https } else { Scheme::Http }
+    }
+
     /// The address and port the client connected to, as a URI names them. Asked of the kernel, which few
     /// connections are worth.
     pub(super) fn authority(&self) -> String {
@@ -63,6 +74,20 @@ impl AsyncWrite for ClientSocket {
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
         self.client.sent(written);
         Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        self.client.sent(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

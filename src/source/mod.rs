@@ -2,6 +2,7 @@
 //! `PoolFacts` and hands them to the one `Programmer`.
 
 pub mod admission;
+mod backends;
 mod builds;
 pub mod credentials;
 pub mod file;

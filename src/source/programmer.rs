@@ -475,7 +475,7 @@ mod tests {
     use rustls::pki_types::PrivatePkcs8KeyDer;
 
     use super::*;
-    use crate::balance::backend::{Backend, Lineage, Weight};
+    use crate::balance::backend::{Backend, Lineage, Protocol, Weight};
     use crate::balance::key::KeySource;
     use crate::balance::pool::{Fill, Group, ProxyProtocol, Readiness, Timeouts};
     use crate::balance::routes::PathPrefix;
@@ -510,6 +510,7 @@ mod tests {
                 group: "stable".into(),
                 name: name.into(),
                 address: "192.0.2.1:80".parse().unwrap(),
+                protocol: Protocol::Http1,
             }),
             weight: Weight::ONE,
             state: State::Ready,

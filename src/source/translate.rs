@@ -1,16 +1,16 @@
 //! Owns the wall between the wire and the domain: a `LoadBalancerPool` becomes a checked `Pool` and the
 //! places its backends come from. Every mistake is reported with its path and what to do about it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kube::ResourceExt;
 
+use super::backends::backends;
 use super::tls::Secured;
-use crate::balance::backend::{self, BackendId, Lineage, Member, State, Weight};
+use crate::balance::backend::{Member, Protocol};
 use crate::balance::key::KeySource;
 use crate::balance::pool::{self, Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness, Sample};
 use crate::balance::routes::{HostPattern, Match, PathPrefix};
@@ -40,6 +40,8 @@ pub enum BackendSource {
         service: Arc<str>,
         /// Port of the Service.
         port: PortRef,
+        /// What its endpoints speak; what the Service's port says when absent.
+        protocol: Option<Protocol>,
     },
     /// Fixed addresses, always ready.
     Endpoints {
@@ -119,13 +121,14 @@ pub fn id(resource: &LoadBalancerPool) -> PoolId {
     PoolId::new(resource.namespace().as_deref().unwrap_or("default"), &resource.name_any())
 }
 
+/// Every mistake in a resource, in the order found.
 #[derive(Default)]
-struct Errors {
+pub(super) struct Errors {
     list: Vec<FieldError>,
 }
 
 impl Errors {
-    fn add(&mut self, path: impl Into<String>, reason: impl Into<String>) {
+    pub(super) fn add(&mut self, path: impl Into<String>, reason: impl Into<String>) {
         self.list.push(FieldError::new(path, reason));
     }
 }
@@ -375,128 +378,6 @@ fn duration(path: &str, text: &DurationText, most: Duration, errors: &mut Errors
     Duration::ZERO
 }
 
-fn backends(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<BackendSource> {
-    let mut seen = Seen::default();
-    let entries = spec.backends.iter().enumerate();
-    entries.filter_map(|(index, entry)| backend_source(index, entry, &mut seen, errors)).collect()
-}
-
-/// Backends are told apart by Service and by address within a pool, so each may stand there once.
-#[derive(Default)]
-struct Seen<'a> {
-    services: HashMap<&'a str, String>,
-    addresses: HashMap<SocketAddr, String>,
-}
-
-fn backend_source<'a>(
-    index: usize,
-    entry: &'a wire::Backend,
-    seen: &mut Seen<'a>,
-    errors: &mut Errors,
-) -> Option<BackendSource> {
-    let path = format!("spec.backends[{index}]");
-    let group: Arc<str> = entry.name.as_str().into();
-    match (&entry.service, &entry.endpoints) {
-        (Some(service), None) => {
-            if let Some(first) = seen.services.insert(&service.name, path.clone()) {
-                let reason = format!("{first} names Service {} already; join the two into one", service.name);
-                errors.add(format!("{path}.service.name"), reason);
-            }
-            let port = port_ref(&path, &service.port, errors)?;
-            Some(BackendSource::Service { group, service: service.name.as_str().into(), port })
-        }
-        (None, Some(endpoints)) => {
-            if endpoints.is_empty() {
-                errors.add(format!("{path}.endpoints"), "is empty; list at least one address and port");
-            }
-            let entries = endpoints.iter().enumerate().filter_map(|(position, endpoint)| {
-                member(&format!("{path}.endpoints[{position}]"), &group, endpoint, seen, errors)
-            });
-            let members = entries.collect();
-            Some(BackendSource::Endpoints { group, members })
-        }
-        (Some(_), Some(_)) => {
-            errors.add(path, "has both service and endpoints; set exactly one of them");
-            None
-        }
-        (None, None) => {
-            errors.add(path, "has neither service nor endpoints; set exactly one of them");
-            None
-        }
-    }
-}
-
-fn port_ref(path: &str, port: &wire::PortRef, errors: &mut Errors) -> Option<PortRef> {
-    let checked = match port {
-        wire::PortRef::Number(number) => {
-            u16::try_from(*number).ok().filter(|it| *it > 0).map(PortRef::Number)
-        }
-        wire::PortRef::Name(name) => is_label(name).then(|| PortRef::Name(name.as_str().into())),
-    };
-    if checked.is_none() {
-        let written = match port {
-            wire::PortRef::Number(number) => number.to_string(),
-            wire::PortRef::Name(name) => format!("`{name}`"),
-        };
-        let reason = format!("{written} is not a port; use 1 to 65535 or the name of a port of the Service");
-        errors.add(format!("{path}.service.port"), reason);
-    }
-    checked
-}
-
-/// A label of RFC 1123, as Kubernetes asks for in names.
-fn is_label(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&name.len())
-        && name.bytes().all(inner)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
-}
-
-fn member(
-    path: &str,
-    group: &Arc<str>,
-    endpoint: &wire::Endpoint,
-    seen: &mut Seen<'_>,
-    errors: &mut Errors,
-) -> Option<Member> {
-    let ip = endpoint.address.parse::<IpAddr>().ok().filter(|ip| is_reachable(*ip));
-    if ip.is_none() {
-        let reason = format!("`{}` is no address of a host; write one such as 192.0.2.10", endpoint.address);
-        errors.add(format!("{path}.address"), reason);
-    }
-    if endpoint.port == 0 {
-        errors.add(format!("{path}.port"), "0 is not a port; use 1 to 65535");
-    }
-    let weight = Weight::new(endpoint.weight);
-    if weight.is_none() {
-        errors.add(format!("{path}.weight"), "0 is no weight; use 1 to 10000, or remove the endpoint");
-    }
-    let address = SocketAddr::new(ip?, endpoint.port);
-    if address.ip().to_string() != endpoint.address {
-        errors.add(
-            format!("{path}.address"),
-            format!("`{}` is not in its canonical form; write {}", endpoint.address, address.ip()),
-        );
-    }
-    if let Some(first) = seen.addresses.insert(address, path.to_string()) {
-        errors.add(path, format!("{first} is {address} already; list each address and port once"));
-    }
-    let name: Arc<str> = address.to_string().into();
-    let backend = backend::Backend { id: BackendId(name.clone()), group: group.clone(), name, address };
-    Some(Member {
-        backend: Arc::new(backend),
-        weight: weight?,
-        state: State::Ready,
-        lineage: Lineage::default(),
-    })
-}
-
-fn is_reachable(ip: IpAddr) -> bool {
-    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    !ip.is_unspecified() && !ip.is_multicast() && !broadcast
-}
-
 #[cfg(test)]
 mod tests {
     use rustls::pki_types::ServerName;
@@ -564,11 +445,24 @@ mod tests {
             group: "stable".into(),
             service: "web".into(),
             port: PortRef::Name("http".into()),
+            protocol: None,
         };
         assert_eq!(translated.backends[0], service);
         let BackendSource::Endpoints { members, .. } = &translated.backends[1] else { panic!("endpoints") };
         assert_eq!(members[0].backend.id.as_str(), "192.0.2.10:80");
-        assert_eq!(members[0].weight.get(), 2);
+        assert_eq!((members[0].weight.get(), members[0].backend.protocol), (2, Protocol::Http1));
+    }
+
+    #[test]
+    fn a_backend_speaks_what_its_entry_says() {
+        let mut spec = good();
+        spec["backends"][0]["protocol"] = json!("HTTP");
+        spec["backends"][1]["protocol"] = json!("H2C");
+        let translated = pool(&resource(spec)).unwrap();
+        let BackendSource::Service { protocol, .. } = &translated.backends[0] else { panic!("service") };
+        assert_eq!(*protocol, Some(Protocol::Http1));
+        let BackendSource::Endpoints { members, .. } = &translated.backends[1] else { panic!("endpoints") };
+        assert!(members.iter().all(|member| member.backend.protocol == Protocol::Http2));
     }
 
     #[test]

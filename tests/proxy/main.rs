@@ -5,15 +5,20 @@
 
 mod authority;
 mod stage;
+mod streams;
 
 mod access_log;
 mod bodies;
 mod drain;
 mod exchange;
+mod floods;
 mod forwarding;
 mod framing;
+mod grpc;
+mod http2;
 mod interim;
 mod limits;
+mod links;
 mod meters;
 mod origin;
 mod overload;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guideway::balance::assignment::Assignment;
-use guideway::balance::backend::{Backend as Target, State};
+use guideway::balance::backend::{Backend as Target, Protocol, State};
 use guideway::balance::key::KeySource;
 use guideway::balance::pool::{
     Fill, Group, Listener, Manner, Pool, PoolId, ProxyProtocol, Readiness as PodReadiness, Sample, Timeouts,
@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 /// Nothing in a test takes this long unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running proxy with one pool.
 pub(crate) struct Stage {
@@ -41,6 +41,7 @@ pub(crate) struct Stage {
     proxy_protocol: ProxyProtocol,
     /// The terms of TLS from the next publish on.
     pub(crate) tls: Option<PortTls>,
+    protocol: Protocol,
 }
 
 /// What a test may want to differ.
@@ -61,6 +62,8 @@ pub(crate) struct Setup {
     /// Clients that are believed to say for whom a request is.
     pub(crate) trusted: Vec<Network>,
     pub(crate) memory: MemoryProbe,
+    /// What backends speak.
+    pub(crate) protocol: Protocol,
 }
 
 impl Default for Setup {
@@ -80,6 +83,7 @@ impl Default for Setup {
             access_log: AccessLogOptions::default(),
             trusted: Vec::new(),
             memory: MemoryProbe::new(|| None),
+            protocol: Protocol::Http1,
         }
     }
 }
@@ -114,7 +118,7 @@ impl Stage {
             ..pool(port)
         };
         pool.groups[0].tls = setup.backend_tls;
-        let (proxy_protocol, tls) = (setup.proxy_protocol, setup.tls);
+        let (proxy_protocol, protocol, tls) = (setup.proxy_protocol, setup.protocol, setup.tls);
         let mut stage = Self {
             port,
             proxy,
@@ -126,6 +130,7 @@ impl Stage {
             pool,
             proxy_protocol,
             tls,
+            protocol,
         };
         stage.publish(backends, State::Ready);
         stage.wait_until(|ports| ports.contains_key(&port)).await;
@@ -135,7 +140,7 @@ impl Stage {
     /// Publishes a pool of these backends, all in this state.
     pub(crate) fn publish(&mut self, backends: &[SocketAddr], state: State) {
         self.generation += 1;
-        let pool = Arc::new(pool_snapshot(&self.pool, backends, state));
+        let pool = Arc::new(pool_snapshot(&self.pool, self.protocol, backends, state));
         let id = self.pool.id.clone();
         let shares = self.shares(BTreeMap::from([(Match::all(), id.clone())]));
         self.publisher.publish(Snapshot::new(self.generation, BTreeMap::from([(id, pool)]), &shares));
@@ -158,7 +163,7 @@ impl Stage {
         let id = |name: &str| PoolId::new("shop", name);
         let snapshot = |(name, backend, _): &(&str, SocketAddr, Match)| {
             let pool = Pool { id: id(name), ..self.pool.clone() };
-            (id(name), Arc::new(pool_snapshot(&pool, &[*backend], State::Ready)))
+            (id(name), Arc::new(pool_snapshot(&pool, self.protocol, &[*backend], State::Ready)))
         };
         let shares =
             self.shares(pools.iter().map(|(name, _, matched)| (matched.clone(), id(name))).collect());
@@ -260,7 +265,7 @@ fn pool(port: u16) -> Pool {
     }
 }
 
-fn pool_snapshot(pool: &Pool, backends: &[SocketAddr], state: State) -> PoolSnapshot {
+fn pool_snapshot(pool: &Pool, protocol: Protocol, backends: &[SocketAddr], state: State) -> PoolSnapshot {
     let target = |address: &SocketAddr| {
         let name = address.to_string();
         Arc::new(Target {
@@ -268,6 +273,7 @@ fn pool_snapshot(pool: &Pool, backends: &[SocketAddr], state: State) -> PoolSnap
             group: "stable".into(),
             name: name.into(),
             address: *address,
+            protocol,
         })
     };
     let targets: Vec<_> = backends.iter().map(target).collect();

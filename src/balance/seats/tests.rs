@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::balance::backend::{Backend, Lineage, Member, State, Weight};
+use crate::balance::backend::{Backend, Lineage, Member, Protocol, State, Weight};
 
 const NOW: u64 = 1_000_000;
 
@@ -13,6 +13,7 @@ fn pod(name: &str, revision: &str, created: u64) -> Member {
             group: "stable".into(),
             name: name.into(),
             address: "192.0.2.1:80".parse().unwrap(),
+            protocol: Protocol::Http1,
         }),
         weight: Weight::ONE,
         state: State::Ready,

@@ -230,6 +230,7 @@ impl fmt::Display for Escaped<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::backend::Protocol;
 
     fn backend() -> Arc<Backend> {
         Arc::new(Backend {
@@ -237,6 +238,7 @@ mod tests {
             group: "stable".into(),
             name: "web-5d9c".into(),
             address: "10.0.0.7:8080".parse().unwrap(),
+            protocol: Protocol::Http1,
         })
     }
 

@@ -41,7 +41,7 @@ pub(in crate::proxy) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(headers: &'a [Header<'a>]) -> Self {
+    pub(in crate::proxy) fn new(headers: &'a [Header<'a>]) -> Self {
         let mut roles = [Role::Pass; MAX_HEADER_FIELDS];
         for (role, header) in roles.iter_mut().zip(headers) {
             *role = role_of(header.name.as_bytes());
@@ -73,7 +73,8 @@ pub(in crate::proxy) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
-fn role_of(name: &[u8]) -> Role {
+/// What a field of this name is to us.
+pub(in crate::proxy) fn role_of(name: &[u8]) -> Role {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     match name.len() {
         2 if is("te") => Role::HopByHop,

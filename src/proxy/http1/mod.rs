@@ -15,9 +15,9 @@ use super::limits::MAX_HEADER_FIELDS;
 
 pub(in crate::proxy) use decoder::Decoder;
 pub(in crate::proxy) use encoder::{Encoder, TAIL_BYTES};
-pub(in crate::proxy) use field::{Field, Role, is_imitation, tokens};
+pub(in crate::proxy) use field::{Field, Fields, Role, is_imitation, role_of, tokens};
 pub(in crate::proxy) use framing::Framing;
-pub(in crate::proxy) use request::{HeadFault, RequestHead};
+pub(in crate::proxy) use request::{HeadFault, Pseudo, RequestHead};
 pub(in crate::proxy) use response::{Asked, ResponseFault, ResponseHead};
 
 /// The bytes are not HTTP as we accept it.

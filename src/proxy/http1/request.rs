@@ -15,6 +15,8 @@ pub(in crate::proxy) struct RequestHead<'a> {
     pub(in crate::proxy) target: &'a str,
     /// Of the version: 0 or 1.
     pub(in crate::proxy) minor: u8,
+    /// What a request of HTTP/2 says beside its target and its fields.
+    pub(in crate::proxy) pseudo: Option<Pseudo<'a>>,
     pub(in crate::proxy) fields: Fields<'a>,
     pub(in crate::proxy) framing: Framing,
     /// Whether a `Content-Length` was stated, zero included.
@@ -27,6 +29,14 @@ pub(in crate::proxy) struct RequestHead<'a> {
     pub(in crate::proxy) keeps: bool,
     /// The protocol it wants to switch the connection to, if that is one we pass on.
     pub(in crate::proxy) upgrade: Option<&'a str>,
+}
+
+/// What HTTP/2 says in fields of its own that HTTP/1 says otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proxy) struct Pseudo<'a> {
+    pub(in crate::proxy) authority: Option<&'a str>,
+    /// Whether the scheme is that of the connection.
+    pub(in crate::proxy) scheme_fits: bool,
 }
 
 /// A head after which nobody knows where the next request begins.
@@ -63,6 +73,24 @@ impl<'a> RequestHead<'a> {
         }
     }
 
+    /// The head of a request of HTTP/2, whose frames say where it ends. Its fields are free of those that belong to a
+    /// connection of HTTP/1: such a request is malformed, and its sender was told so.
+    pub(in crate::proxy) fn of_stream(
+        method: &'a str,
+        target: &'a str,
+        pseudo: Pseudo<'a>,
+        fields: Fields<'a>,
+        has_body: bool,
+    ) -> Result<Self, HeadFault> {
+        let head = Self::interpret(method, target, 1, fields)?;
+        let framing = match head.framing {
+            _ if !has_body => Framing::Length(0),
+            Framing::Length(_) if !head.states_length => Framing::Chunked,
+            stated => stated,
+        };
+        Ok(Self { pseudo: Some(pseudo), framing, upgrade: None, ..head })
+    }
+
     fn interpret(method: &'a str, target: &'a str, minor: u8, fields: Fields<'a>) -> Result<Self, HeadFault> {
         let (mut lengths, mut codings) = (Lengths::default(), Codings::default());
         let (mut persistence, mut expects, mut upgrades) = (Persistence::default(), false, false);
@@ -85,6 +113,7 @@ impl<'a> RequestHead<'a> {
             method,
             target,
             minor,
+            pseudo: None,
             fields,
             framing,
             states_length: length.is_some(),

@@ -69,6 +69,22 @@ impl<'a> ResponseHead<'a> {
         }
     }
 
+    /// The head of a response of HTTP/2, whose frames say where it ends.
+    pub(in crate::proxy) fn of_stream(
+        status: u16,
+        fields: Fields<'a>,
+        asked: Asked<'_>,
+        has_body: bool,
+    ) -> Result<Self, Malformed> {
+        let head = Self::interpret((status, 1), fields, Asked { upgrade: None, ..asked })?;
+        let framing = match head.framing {
+            _ if !has_body => Framing::Length(0),
+            Framing::UntilClose => Framing::Chunked,
+            stated => stated,
+        };
+        Ok(Self { framing, keeps: true, ..head })
+    }
+
     /// Whether another head follows (RFC 9110 section 15.2).
     pub(in crate::proxy) fn is_interim(&self) -> bool {
         self.status < 200 && !self.switches()

@@ -50,9 +50,14 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// Shakes hands over a connection.
-    pub(in crate::proxy) async fn secure(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.library.connect(self.terms.server_name.clone(), stream).await
+    /// Shakes hands over a connection, for the protocol of this name.
+    pub(in crate::proxy) async fn secure(
+        &self,
+        stream: TcpStream,
+        protocol: Option<&[u8]>,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let protocols = protocol.into_iter().map(Vec::from).collect();
+        self.library.with_alpn(protocols).connect(self.terms.server_name.clone(), stream).await
     }
 }
 

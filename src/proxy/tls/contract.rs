@@ -17,7 +17,7 @@ use crate::balance::snapshot::PortTls;
 use crate::balance::tls::{CaBundle, Certificate, TlsTerms, TlsVersion};
 
 /// What is spoken behind TLS, in the order we prefer (RFC 7301).
-const ALPN: [&[u8]; 1] = [b"http/1.1"];
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Terms, ready to be used.
 pub(in crate::proxy) struct Contract {

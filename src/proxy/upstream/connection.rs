@@ -25,6 +25,8 @@ pub(in crate::proxy) enum Fault {
         /// Before any byte of a response arrived.
         unanswered: bool,
     },
+    /// The backend did not begin with the request, and said so.
+    Unprocessed,
     /// What the backend answered cannot be read.
     Response(ResponseFault),
 }

@@ -2,6 +2,7 @@
 //! request, and the memory of who just refused one. Nothing here is shared between threads.
 
 mod connection;
+mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,14 +15,20 @@ use std::time::{Duration, Instant};
 use super::limits::{MAX_IDLE_PER_BACKEND, REFUSAL_MEMORY};
 use super::tls::Security;
 use super::transport::Transport;
-use crate::balance::backend::{Backend, BackendId, State};
+use crate::balance::backend::{Backend, BackendId, Protocol, State};
 use crate::balance::snapshot::PoolSnapshot;
 use crate::metrics::RetryReason;
 
 pub(super) use connection::{Fault, Upstream};
+pub(super) use shared::Berth;
+use shared::{Link, Links};
 
-/// Identity and address together: a new pod at an old address must not inherit its connections.
-type Key = (BackendId, SocketAddr);
+/// Identity, address and protocol together: a new pod at an old address must not inherit its connections.
+type Key = (BackendId, SocketAddr, Protocol);
+
+fn key_of(backend: &Backend) -> Key {
+    (backend.id.clone(), backend.address, backend.protocol)
+}
 
 /// The backends of one pool, as far as requests went to them.
 #[derive(Debug, Default)]
@@ -37,6 +44,8 @@ pub(super) struct Slot {
     backend: Arc<Backend>,
     security: RefCell<Security>,
     resting: RefCell<Vec<Resting>>,
+    /// Connections of HTTP/2.
+    links: Links,
     refused_at: Cell<Option<Instant>>,
     /// Since when it is on its way out, and how long its requests may go on.
     leaving: Cell<Option<(Instant, Duration)>>,
@@ -51,9 +60,8 @@ struct Resting {
 impl Backends {
     /// The slot of `backend`, made on first use, whose connections are secured in this way from now on.
     pub(super) fn slot(&self, backend: &Arc<Backend>, security: Security) -> Rc<Slot> {
-        let key = (backend.id.clone(), backend.address);
         let make = || Rc::new(Slot::new(backend.clone()));
-        let slot = self.slots.borrow_mut().entry(key).or_insert_with(make).clone();
+        let slot = self.slots.borrow_mut().entry(key_of(backend)).or_insert_with(make).clone();
         slot.secure(security);
         slot
     }
@@ -61,9 +69,7 @@ impl Backends {
     /// Follows the pool: a backend that left or terminates is marked, and who left keeps no connection.
     pub(super) fn follow(&self, pool: &PoolSnapshot, now: Instant) {
         self.drain_timeout.set(pool.pool.drain_timeout);
-        let state = |member: &crate::balance::snapshot::MemberView| {
-            ((member.backend.id.clone(), member.backend.address), member.state)
-        };
+        let state = |member: &crate::balance::snapshot::MemberView| (key_of(&member.backend), member.state);
         let members: HashMap<Key, State> = pool.members.iter().map(state).collect();
         self.slots.borrow_mut().retain(|key, slot| {
             let state = members.get(key);
@@ -72,7 +78,7 @@ impl Backends {
                     .then_some((now, pool.pool.drain_timeout)),
             );
             if state.is_none() {
-                slot.resting.borrow_mut().clear();
+                slot.let_go();
             }
             state.is_some() || Rc::strong_count(slot) > 1
         });
@@ -82,7 +88,7 @@ impl Backends {
     pub(super) fn leave(&self, now: Instant) {
         for slot in self.slots.borrow().values() {
             slot.leave(Some((now, self.drain_timeout.get())));
-            slot.resting.borrow_mut().clear();
+            slot.let_go();
         }
     }
 
@@ -94,7 +100,7 @@ impl Backends {
             resting.retain_mut(|resting| {
                 now.saturating_duration_since(resting.since) < idle && resting.upstream.is_open(false)
             });
-            any |= !resting.is_empty();
+            any |= !resting.is_empty() | slot.links.tidy(now);
         }
         any
     }
@@ -106,6 +112,7 @@ impl Slot {
             backend,
             security: RefCell::default(),
             resting: RefCell::default(),
+            links: Links::default(),
             refused_at: Cell::new(None),
             leaving: Cell::new(None),
         }
@@ -114,7 +121,7 @@ impl Slot {
     /// Connections that were secured in another way are not used again.
     fn secure(&self, security: Security) {
         if !self.security.borrow().is(&security) {
-            self.resting.borrow_mut().clear();
+            self.let_go();
             *self.security.borrow_mut() = security;
         }
     }
@@ -122,6 +129,12 @@ impl Slot {
     /// Who it is.
     pub(super) fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// What it speaks.
+    #[inline]
+    pub(super) fn protocol(&self) -> Protocol {
+        self.backend.protocol
     }
 
     /// Takes the connection that rested last, if any is still open. `certain` for requests that cannot
@@ -138,23 +151,55 @@ impl Slot {
 
     /// Opens a connection; what to count when that fails.
     pub(super) async fn connect(&self, timeout: Duration) -> Result<Upstream, RetryReason> {
-        let opened = tokio::time::timeout(timeout, self.open()).await;
+        self.within(timeout, async { Ok(Upstream::new(self.open(None).await?)) }).await
+    }
+
+    /// A place on a connection of HTTP/2, opened if there is none with room; what to count when that fails.
+    pub(super) async fn board(self: &Rc<Self>, timeout: Duration) -> Result<Berth, RetryReason> {
+        if let Some(berth) = self.links.berth(self) {
+            return Ok(berth);
+        }
+        let asked = Instant::now();
+        // Who comes while a connection is being opened waits for it, and learns with all others that it failed.
+        let _turn = self.links.turn().await;
+        if let Some(berth) = self.links.berth(self) {
+            return Ok(berth);
+        }
+        if self.refused_at.get().is_some_and(|at| at >= asked) {
+            return Err(RetryReason::ConnectFailed);
+        }
+        if self.links.are_all_taken() {
+            return Err(RetryReason::Unprocessed);
+        }
+        let opening = async { Link::begin(self.open(Some(Link::NAME)).await?).await };
+        let link = self.within(timeout, opening).await?;
+        Ok(self.links.add(self, link))
+    }
+
+    /// Remembers whether a connection came about.
+    async fn within<T>(
+        &self,
+        timeout: Duration,
+        opening: impl Future<Output = Result<T, RetryReason>>,
+    ) -> Result<T, RetryReason> {
+        let opened = tokio::time::timeout(timeout, opening).await;
         let opened = opened.unwrap_or(Err(RetryReason::ConnectTimeout));
         self.refused_at.set(opened.is_err().then(Instant::now));
         opened
     }
 
-    async fn open(&self) -> Result<Upstream, RetryReason> {
+    /// Opens a connection. What is spoken on it is told by its name, unless it is what everybody speaks.
+    async fn open(&self, name: Option<&[u8]>) -> Result<Transport, RetryReason> {
         let security = self.security.borrow().clone();
         let stream = connection::dial(self.backend.address).await.map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused => RetryReason::ConnectRefused,
             _ => RetryReason::ConnectFailed,
         })?;
         match security {
-            Security::Plain => Ok(Upstream::new(Transport::Plain(stream))),
+            Security::Plain => Ok(Transport::Plain(stream)),
             Security::Impossible => Err(RetryReason::TlsFailed),
-            Security::Tls(connector) => match connector.secure(stream).await {
-                Ok(stream) => Ok(Upstream::new(Transport::encrypted(stream))),
+            Security::Tls(connector) => match connector.secure(stream, name).await {
+                Ok(stream) => Ok(Transport::encrypted(stream)),
                 Err(error) => {
                     if self.refused_at.get().is_none() {
                         let Backend { name, address, .. } = &*self.backend;
@@ -185,6 +230,12 @@ impl Slot {
         self.leaving
             .get()
             .is_some_and(|(since, timeout)| now.saturating_duration_since(since.max(begun)) >= timeout)
+    }
+
+    /// Keeps no connection but those with a request under way.
+    fn let_go(&self) {
+        self.resting.borrow_mut().clear();
+        self.links.let_go();
     }
 
     /// The first sight of its leaving counts; a backend that comes back is as good as new.

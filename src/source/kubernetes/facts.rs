@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::balance::backend::{Lineage, State};
+use crate::balance::backend::{Lineage, Protocol, State};
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -230,6 +230,8 @@ pub(super) struct ServicePort {
     pub(super) name: Arc<str>,
     pub(super) port: u16,
     pub(super) target: Target,
+    /// What its `appProtocol` says of its pods.
+    pub(super) protocol: Protocol,
 }
 
 /// What a Service says about where its pods are.
@@ -278,7 +280,21 @@ fn service_port(port: &core::ServicePort) -> Option<ServicePort> {
         Some(IntOrString::Int(0)) | None => Target::Number(number),
         Some(IntOrString::Int(target)) => Target::Number(u16::try_from(*target).ok()?),
     };
-    Some(ServicePort { name: port.name.as_deref().unwrap_or_default().into(), port: number, target })
+    let protocol = protocol(port.app_protocol.as_deref());
+    Some(ServicePort {
+        name: port.name.as_deref().unwrap_or_default().into(),
+        port: number,
+        target,
+        protocol,
+    })
+}
+
+/// The name of KEP-3726, and those that were in use before it.
+fn protocol(app_protocol: Option<&str>) -> Protocol {
+    match app_protocol {
+        Some("kubernetes.io/h2c" | "h2c" | "grpc") => Protocol::Http2,
+        _ => Protocol::Http1,
+    }
 }
 
 /// One EndpointSlice of one Service.

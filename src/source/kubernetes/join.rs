@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::facts::{Endpoint, Pod, Service, ServicePort, Slice};
 use super::keyring::SecretProblem;
 use super::namespace::{Namespace, Seen};
-use crate::balance::backend::{Backend, BackendId, Lineage, Member, State, Weight};
+use crate::balance::backend::{Backend, BackendId, Lineage, Member, Protocol, State, Weight};
 use crate::source::translate::{BackendSource, PortRef};
 
 /// A slice that changes within this time after its pod is taken for the pod's echo and must not turn its state back.
@@ -86,15 +86,18 @@ pub(super) fn join(groups: &[BackendSource], namespace: &Namespace, before: &[Me
             BackendSource::Endpoints { members, .. } => {
                 joined.members.extend(members.iter().cloned().map(|member| unique(member, &mut taken)));
             }
-            BackendSource::Service { group, service, port } => match resolve(namespace, group, service, port)
-            {
-                Ok((service, port)) => {
-                    let found = Candidates::of(service, port, namespace).settle();
-                    let members = found.into_iter().map(|candidate| candidate.into_member(group, before));
-                    joined.members.extend(members.map(|member| unique(member, &mut taken)));
+            BackendSource::Service { group, service, port, protocol } => {
+                match resolve(namespace, group, service, port) {
+                    Ok((service, port)) => {
+                        let found = Candidates::of(service, port, namespace).settle();
+                        let protocol = protocol.unwrap_or(port.protocol);
+                        let into_member = |it: Candidate| it.into_member(group, protocol, before);
+                        let members = found.into_iter().map(into_member);
+                        joined.members.extend(members.map(|member| unique(member, &mut taken)));
+                    }
+                    Err(problem) => joined.problems.push(problem),
                 }
-                Err(problem) => joined.problems.push(problem),
-            },
+            }
         }
     }
     joined.members.sort_by(|a, b| a.backend.id.cmp(&b.backend.id));
@@ -267,9 +270,9 @@ fn goodness(state: State) -> u8 {
 }
 
 impl Candidate {
-    fn into_member(self, group: &Arc<str>, before: &[Member]) -> Member {
-        let id = BackendId(self.id);
-        let fresh = Backend { id, group: group.clone(), name: self.name, address: self.address };
+    fn into_member(self, group: &Arc<str>, protocol: Protocol, before: &[Member]) -> Member {
+        let (id, group) = (BackendId(self.id), group.clone());
+        let fresh = Backend { id, group, name: self.name, address: self.address, protocol };
         let known = before.binary_search_by(|member| member.backend.id.cmp(&fresh.id)).ok();
         let backend = match known.map(|at| &before[at].backend) {
             Some(known) if **known == fresh => known.clone(),

@@ -1,0 +1,97 @@
+//! Owns the connections of clients that speak HTTP/2: each of their streams is one request, answered by a task
+//! of its own, while the connection's task carries the frames of all of them, within limits.
+
+mod connection;
+mod gauge;
+mod grpc;
+pub(super) mod head;
+mod stream;
+mod wire;
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+
+use super::relay::{Broken, Part};
+
+pub(super) use connection::serve;
+
+/// How a client that speaks HTTP/2 without asking begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What the first bytes of a connection say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beginning {
+    Http2,
+    /// They may become that.
+    Incomplete,
+    Other,
+}
+
+/// Whether a client begins with HTTP/2.
+pub(super) fn beginning(bytes: &[u8]) -> Beginning {
+    if bytes.starts_with(PREFACE) {
+        Beginning::Http2
+    } else if PREFACE.starts_with(bytes) {
+        Beginning::Incomplete
+    } else {
+        Beginning::Other
+    }
+}
+
+/// The next part of what a peer sends. Its window opens again as the part is taken: no second one is before the
+/// first went on.
+pub(super) fn poll_part(incoming: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Part, h2::Error>> {
+    match ready!(incoming.poll_data(cx)) {
+        Some(bytes) => {
+            let bytes = bytes?;
+            // It fails only for more than was received.
+            let _ = incoming.flow_control().release_capacity(bytes.len());
+            let last = incoming.is_end_stream();
+            Poll::Ready(Ok(Part::Data { bytes, last }))
+        }
+        None => incoming.poll_trailers(cx).map_ok(Part::End),
+    }
+}
+
+/// How many of `wanted` bytes may be sent to a peer.
+pub(super) fn poll_room(
+    outgoing: &mut SendStream<Bytes>,
+    cx: &mut Context<'_>,
+    wanted: usize,
+) -> Poll<Result<usize, Broken>> {
+    outgoing.reserve_capacity(wanted);
+    if outgoing.capacity() > 0 {
+        return Poll::Ready(Ok(outgoing.capacity().min(wanted)));
+    }
+    match ready!(outgoing.poll_capacity(cx)) {
+        Some(Ok(room)) => Poll::Ready(Ok(room.min(wanted))),
+        Some(Err(_)) | None => Poll::Ready(Err(Broken::Gone)),
+    }
+}
+
+/// Sends a part to a peer.
+pub(super) fn put(outgoing: &mut SendStream<Bytes>, part: Part) -> Result<(), Broken> {
+    let sent = match part {
+        Part::Data { bytes, last } => outgoing.send_data(bytes, last),
+        Part::End(Some(trailers)) => outgoing.send_trailers(trailers),
+        Part::End(None) => outgoing.send_data(Bytes::new(), true),
+    };
+    sent.map_err(|_| Broken::Gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_preface_begins_http_2() {
+        for end in 0..PREFACE.len() {
+            assert_eq!(beginning(&PREFACE[..end]), Beginning::Incomplete);
+        }
+        assert_eq!(beginning(&[PREFACE, b"\0\0\0"].concat()), Beginning::Http2);
+        assert_eq!(beginning(b"PRI * HTTP/2.0\r\n\r\nXX"), Beginning::Other);
+        assert_eq!(beginning(b"GET / HTTP/1.1\r\n\r\n"), Beginning::Other);
+    }
+}

@@ -1,0 +1,170 @@
+//! Owns the connections of HTTP/2 to one backend of one worker thread: few, each shared by many requests, and
+//! each driven by a task of its own. A request has a place on one, and no other notices how it ends.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Context;
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::client::{Connection, ResponseFuture, SendRequest};
+use socket2::SockRef;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::spawn_local;
+
+use super::{Fault, Slot};
+use crate::metrics::RetryReason;
+use crate::proxy::limits::{
+    CONNECTION_WINDOW, LINK_IDLE, LINK_SILENCE, MAX_HEAD_BYTES, MAX_LINKS, MAX_RESETS_REMEMBERED,
+    MAX_STREAM_OUT, MAX_STREAMS, MAX_STREAMS_PER_LINK, STREAM_WINDOW,
+};
+use crate::proxy::socket;
+use crate::proxy::transport::Transport;
+
+/// The connections to one backend.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    open: RefCell<Vec<Rc<Link>>>,
+    opening: Mutex<()>,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    sender: SendRequest<Bytes>,
+    streams: Cell<usize>,
+    /// It served a request before.
+    used: Cell<bool>,
+    idle_since: Cell<Instant>,
+}
+
+/// A request's place on a connection.
+#[derive(Debug)]
+pub(in crate::proxy) struct Berth {
+    pub(in crate::proxy) slot: Rc<Slot>,
+    link: Rc<Link>,
+    was_used: bool,
+}
+
+impl Links {
+    /// A place on a connection that has room.
+    pub(super) fn berth(&self, slot: &Rc<Slot>) -> Option<Berth> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|link| link.takes_requests());
+        let link = open.iter().find(|link| link.has_room())?;
+        Some(Berth::new(slot.clone(), link.clone()))
+    }
+
+    /// Adds a connection; a place on it.
+    pub(super) fn add(&self, slot: &Rc<Slot>, link: Link) -> Berth {
+        let link = Rc::new(link);
+        // Who leaves gets its last requests over connections that nobody else finds.
+        if slot.leaving.get().is_none() {
+            self.open.borrow_mut().push(link.clone());
+        }
+        Berth::new(slot.clone(), link)
+    }
+
+    /// The right to open a connection.
+    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.opening.lock().await
+    }
+
+    /// Whether there may be no further connection.
+    pub(super) fn are_all_taken(&self) -> bool {
+        self.open.borrow().len() >= MAX_LINKS
+    }
+
+    /// Closes connections that ended or were idle for too long. Whether any is left.
+    pub(super) fn tidy(&self, now: Instant) -> bool {
+        let mut open = self.open.borrow_mut();
+        open.retain(|link| link.takes_requests() && !link.is_idle(now));
+        !open.is_empty()
+    }
+
+    /// Forgets all connections; each ends with its last request.
+    pub(super) fn let_go(&self) {
+        self.open.borrow_mut().clear();
+    }
+}
+
+impl Link {
+    /// What TLS calls the protocol (RFC 9113 section 3.2).
+    pub(super) const NAME: &[u8] = b"h2";
+
+    /// Begins to use a connection, which from then on is driven by a task that ends with it.
+    pub(super) async fn begin(transport: Transport) -> Result<Self, RetryReason> {
+        socket::probe(transport.tcp());
+        // Without it the kernel's own patience counts, which is only longer.
+        let _ = SockRef::from(transport.tcp()).set_tcp_user_timeout(Some(LINK_SILENCE));
+        let (sender, connection) = handshake(transport).await.map_err(|_| RetryReason::ConnectFailed)?;
+        spawn_local(async move {
+            // How it ended is seen by each of its streams.
+            let _ = connection.await;
+        });
+        let (streams, used) = (Cell::new(0), Cell::new(false));
+        Ok(Self { sender, streams, used, idle_since: Cell::new(Instant::now()) })
+    }
+
+    /// Whether the backend takes requests here: neither has it said goodbye, nor is the connection lost.
+    fn takes_requests(&self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        !matches!(self.sender.clone().poll_ready(&mut cx), std::task::Poll::Ready(Err(_)))
+    }
+
+    fn has_room(&self) -> bool {
+        self.streams.get() < self.sender.current_max_send_streams().min(MAX_STREAMS_PER_LINK)
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        self.streams.get() == 0 && now.saturating_duration_since(self.idle_since.get()) >= LINK_IDLE
+    }
+}
+
+async fn handshake(
+    transport: Transport,
+) -> Result<(SendRequest<Bytes>, Connection<Transport, Bytes>), h2::Error> {
+    h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(MAX_STREAMS as usize)
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
+        .max_send_buffer_size(MAX_STREAM_OUT)
+        .max_concurrent_reset_streams(MAX_RESETS_REMEMBERED)
+        // Data of streams that clients cancelled counts as the backend's mistake otherwise, and after a thousand of
+        // those the whole connection would end. A backend is trusted that far.
+        .max_local_error_reset_streams(None)
+        .handshake(transport)
+        .await
+}
+
+impl Berth {
+    fn new(slot: Rc<Slot>, link: Rc<Link>) -> Self {
+        link.streams.set(link.streams.get() + 1);
+        let was_used = link.used.replace(true);
+        Self { slot, link, was_used }
+    }
+
+    /// Whether the connection served a request before.
+    pub(in crate::proxy) fn was_used(&self) -> bool {
+        self.was_used
+    }
+
+    /// Sends the head of a request; `ends` says that no body follows.
+    pub(in crate::proxy) fn send(
+        &self,
+        request: http::Request<()>,
+        ends: bool,
+    ) -> Result<(ResponseFuture, h2::SendStream<Bytes>), Fault> {
+        // Nothing was sent, so the backend knows nothing of it.
+        self.link.sender.clone().send_request(request, ends).map_err(|_| Fault::Unprocessed)
+    }
+}
+
+impl Drop for Berth {
+    fn drop(&mut self) {
+        self.link.streams.set(self.link.streams.get() - 1);
+        self.link.idle_since.set(Instant::now());
+    }
+}
