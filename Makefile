@@ -1,5 +1,5 @@
 # Each target is one command; what it does lives where it names.
-.PHONY: help prepare load demo test unit lint deny e2e cluster-up cluster-down bench bench-table bench-connections bench-attacks bench-kill crds
+.PHONY: help prepare load demo test unit lint deny e2e cluster-up cluster-down bench bench-table bench-connections bench-attacks bench-kill conformance crds
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ bench-connections: load ## what 10,000 clients notice that send a request per se
 
 bench-attacks: load ## what a good client notices of slow clients and of floods
 	bench/attacks/run $(ARGS)
+
+conformance: ## h2spec and the interoperability tests of gRPC, in clear text and over TLS
+	cargo build --release --quiet && bench/conformance/run $(ARGS)
 
 bench-kill: ## requests lost while a backend is killed twenty times
 	bench/proxy/kill
