@@ -5,6 +5,7 @@ pub mod conditions;
 pub mod duration;
 pub mod manifest;
 pub mod pool;
+pub mod port;
 pub mod seats;
 pub mod status;
 pub mod tls;

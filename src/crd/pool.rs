@@ -5,13 +5,12 @@
 // column is described by the same attributes.
 #![allow(unreachable_pub, clippy::duplicated_attributes)]
 
-use std::borrow::Cow;
-
 use kube::{CustomResource, KubeSchema};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration::DurationText;
+pub use super::port::PortRef;
 use super::status::LoadBalancerPoolStatus;
 use super::tls::{BackendTls, ListenerTls};
 
@@ -252,39 +251,6 @@ pub struct ServiceRef {
 
     /// Port of the Service, by number or by name.
     pub port: PortRef,
-}
-
-/// A port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum PortRef {
-    /// By number.
-    Number(i32),
-    /// By name.
-    Name(String),
-}
-
-impl JsonSchema for PortRef {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "PortRef".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // Limits of numbers bind numbers and those of strings bind strings. CEL would cost too much here: it takes
-        // such a value for a string of any length.
-        json_schema!({
-            "x-kubernetes-int-or-string": true,
-            "minimum": 1,
-            "maximum": 65535,
-            "minLength": 1,
-            "maxLength": 63,
-            "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
-        })
-    }
 }
 
 /// A fixed address that serves requests.
