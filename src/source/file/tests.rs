@@ -332,6 +332,14 @@ async fn new_certificates_are_shown_and_a_bad_one_disturbs_nothing() {
     running.end().await.unwrap();
 }
 
+/// Puts a file in the place of another at once: one that is written in place is empty for a moment, which is a mistake
+/// of its own.
+fn put(path: &Path, text: &str) {
+    let beside = path.with_extension("new");
+    fs::write(&beside, text).unwrap();
+    fs::rename(beside, path).unwrap();
+}
+
 #[tokio::test]
 async fn new_authorities_of_backends_are_trusted_and_bad_ones_disturb_nothing() {
     let (folder, certificates) = (folder(), folder());
@@ -344,13 +352,13 @@ async fn new_authorities_of_backends_are_trusted_and_bad_ones_disturb_nothing() 
     assert!(running.trusts().is_empty());
     fs::write(&file, tls_backend_pool(&terms)).unwrap();
     running.until("one is trusted", |it| it.trusts() == [1]).await;
-    fs::write(&bundle, authority("one") + &authority("two")).unwrap();
+    put(&bundle, &(authority("one") + &authority("two")));
     running.until("two are trusted", |it| it.trusts() == [2]).await;
-    fs::write(&bundle, "none").unwrap();
+    put(&bundle, "none");
     running.says("pools.yaml:13: spec.backends[0].tls.caFile: ").await;
     assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 1"));
     assert_eq!(running.trusts(), [2]);
-    fs::write(&bundle, authority("three")).unwrap();
+    put(&bundle, &authority("three"));
     running.until("three is trusted", |it| it.trusts() == [1]).await;
     running.end().await.unwrap();
 }
