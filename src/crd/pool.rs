@@ -73,8 +73,10 @@ use super::tls::{BackendTls, ListenerTls};
     )
 )]
 #[serde(rename_all = "camelCase")]
+// A size that is too large for any pool is told once, at its own field.
 #[x_kube(validation = Rule::new(
-        "!has(self.algorithm) || !has(self.algorithm.tableSize) || self.algorithm.tableSize * size(self.backends) <= 16777216")
+        "!has(self.algorithm) || !has(self.algorithm.tableSize) || self.algorithm.tableSize > 16777213 || \
+         self.algorithm.tableSize * size(self.backends) <= 16777216")
     .message("tableSize times the number of backends is above 16777216: use a smaller tableSize, or leave it out"))]
 pub struct LoadBalancerPoolSpec {
     /// Listeners are the ports the pool opens on every Guideway replica. Pools may share a port: the host of a
