@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use super::http1::{Decoder, Encoder, Framing, Malformed};
+use super::limits::BUFFER_BYTES;
 use super::scratch::READ;
 
 /// One direction.
@@ -81,9 +82,17 @@ impl Outbox {
         self.sent == self.bytes.len()
     }
 
-    /// How many bytes wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.bytes.len() - self.sent
+    /// How many of the next `wanted` bytes of a body `put_framed` takes, once little enough waits for the receiver.
+    pub(super) fn poll_room<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        receiver: &mut W,
+        wanted: usize,
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.len() - self.sent >= BUFFER_BYTES {
+            ready!(self.poll_flush(cx, receiver))?;
+        }
+        Poll::Ready(Ok(wanted.min(READ.len())))
     }
 
     /// Where to write what is to go out next.

@@ -164,7 +164,6 @@ impl Stream {
             fields.insert(header::CONTENT_LENGTH, text.len().into());
             *response.status_mut() = error.status();
         }
-        debug_assert!(!call.is_grpc || response.status() == StatusCode::OK);
         let ends = call.is_grpc || call.to_head;
         // If it fails, there is nobody left to tell.
         if let Ok(mut body) = self.respond.send_response(response, ends)

@@ -46,6 +46,15 @@ impl Part {
             Self::End(_) => 0,
         }
     }
+
+    /// Its bytes and whether it is the last part, as HTTP/1 carries it: fields behind a body go only to those who
+    /// asked for them.
+    fn into_plain(self) -> (Bytes, bool) {
+        match self {
+            Self::Data { bytes, last } => (bytes, last),
+            Self::End(_) => (Bytes::new(), true),
+        }
+    }
 }
 
 /// Why a side sends or takes no more.

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use super::{BackendSide, Broken, Errand, Part, Party};
 use crate::proxy::flow::Outbox;
 use crate::proxy::http1::{Asked, Decoder, Encoder, Framing, ResponseHead};
-use crate::proxy::limits::BUFFER_BYTES;
 use crate::proxy::scratch::READ;
 use crate::proxy::service::Reached;
 use crate::proxy::upstream::Fault;
@@ -84,17 +83,12 @@ impl Party for PlainBackend<'_> {
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Broken>> {
-        if self.out.waiting() >= BUFFER_BYTES {
-            ready!(self.poll_flush(cx))?;
-        }
-        Poll::Ready(Ok(wanted.min(READ.len())))
+        let receiver = &mut self.reached.upstream.stream;
+        self.out.poll_room(cx, receiver, wanted).map_err(|_| Broken::Gone)
     }
 
     fn put(&mut self, part: Part) -> Result<(), Broken> {
-        let (bytes, last) = match part {
-            Part::Data { bytes, last } => (bytes, last),
-            Part::End(_) => (Bytes::new(), true),
-        };
+        let (bytes, last) = part.into_plain();
         let area = &mut self.worker.scratch.borrow_mut().area;
         self.out.put_framed(area, self.encoder, &bytes, last);
         self.is_asked |= last;

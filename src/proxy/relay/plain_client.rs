@@ -3,15 +3,11 @@
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-
 use super::{Broken, ClientSide, Part, Party};
 use crate::proxy::client::Client;
 use crate::proxy::connection::{Connection, Request};
 use crate::proxy::headers::{self, Hop};
 use crate::proxy::http1::{Encoder, Framing, ResponseHead};
-use crate::proxy::limits::BUFFER_BYTES;
-use crate::proxy::scratch::READ;
 
 /// A client that speaks HTTP/1.
 pub(in crate::proxy) struct PlainClient<'a> {
@@ -49,18 +45,12 @@ impl Party for PlainClient<'_> {
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Broken>> {
-        if self.connection.download.out.waiting() >= BUFFER_BYTES {
-            ready!(self.poll_flush(cx))?;
-        }
-        Poll::Ready(Ok(wanted.min(READ.len())))
+        let Connection { socket, download, .. } = &mut *self.connection;
+        download.out.poll_room(cx, socket, wanted).map_err(|_| Broken::Gone)
     }
 
     fn put(&mut self, part: Part) -> Result<(), Broken> {
-        let (bytes, last) = match part {
-            Part::Data { bytes, last } => (bytes, last),
-            // HTTP/1 carries fields behind a body only to those who asked for it.
-            Part::End(_) => (Bytes::new(), true),
-        };
+        let (bytes, last) = part.into_plain();
         if self.has_body {
             let area = &mut self.connection.worker.scratch.borrow_mut().area;
             self.connection.download.out.put_framed(area, self.encoder, &bytes, last);
