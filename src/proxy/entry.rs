@@ -2,7 +2,6 @@
 //! and the handshake of TLS.
 
 use std::future::poll_fn;
-use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -39,8 +38,8 @@ pub(super) struct Entered {
     pub(super) inbox: Inbox,
 }
 
-/// Brings a connection to where its first request may come. `None` ends it, which is counted unless the client
-/// just went.
+/// Brings a connection to where its first request may come. `None` is its end, which was counted unless the client
+/// just went: whoever sees the connection closed finds the reason among the figures.
 pub(super) async fn enter(
     worker: &Worker,
     client: &Rc<Client>,
@@ -49,16 +48,9 @@ pub(super) async fn enter(
     entrance: Entrance,
 ) -> Option<Entered> {
     let entry = Entry { worker, client, stream, inbox: Inbox::default(), is_silent: true };
-    match entry.pass(ticket, entrance).await {
-        Ok(entered) => {
-            client.enter(Phase::Idle);
-            Some(entered)
-        }
-        Err(refusal) => {
-            refusal.into_iter().for_each(|refusal| worker.meters.refuse(refusal));
-            None
-        }
-    }
+    let entered = entry.pass(ticket, entrance).await.ok()?;
+    client.enter(Phase::Idle);
+    Some(entered)
 }
 
 /// A connection as it begins.
@@ -71,8 +63,8 @@ struct Entry<'a> {
     is_silent: bool,
 }
 
-/// The client closed its side, is gone or takes too long.
-struct Gone;
+/// The connection ends here: it is refused, and counted as such before its socket is let go, or the client went.
+struct Ended;
 
 /// Why the first message of a handshake is not taken.
 enum Unheard {
@@ -83,8 +75,7 @@ enum Unheard {
 }
 
 impl Entry<'_> {
-    /// The connection, or what to count in its place.
-    async fn pass(mut self, ticket: &mut Ticket, entrance: Entrance) -> Result<Entered, Option<Refusal>> {
+    async fn pass(mut self, ticket: &mut Ticket, entrance: Entrance) -> Result<Entered, Ended> {
         if entrance.proxy_protocol != ProxyProtocol::Off {
             self.meet(entrance.proxy_protocol, ticket).await?;
         }
@@ -96,11 +87,11 @@ impl Entry<'_> {
         Ok(Entered { socket: ClientSocket::new(transport, client), inbox })
     }
 
-    /// Learns from a header of the PROXY protocol who the client is; what to count where there is no valid one.
-    async fn meet(&mut self, wanted: ProxyProtocol, ticket: &mut Ticket) -> Result<(), Option<Refusal>> {
+    /// Learns from a header of the PROXY protocol who the client is.
+    async fn meet(&mut self, wanted: ProxyProtocol, ticket: &mut Ticket) -> Result<(), Ended> {
         self.client.enter(Phase::Head);
         if let Some(source) = poll_fn(|cx| self.poll_beginning(cx, wanted)).await? {
-            ticket.transfer(source).map_err(Some)?;
+            ticket.transfer(source).map_err(|limit| refuse(self.worker, limit))?;
             self.client.identify(source);
         }
         Ok(())
@@ -110,7 +101,7 @@ impl Entry<'_> {
         &mut self,
         cx: &mut Context<'_>,
         wanted: ProxyProtocol,
-    ) -> Poll<Result<Option<IpAddr>, Option<Refusal>>> {
+    ) -> Poll<Result<Option<IpAddr>, Ended>> {
         loop {
             match origin::beginning(self.inbox.bytes()) {
                 Beginning::Incomplete => {}
@@ -120,17 +111,15 @@ impl Entry<'_> {
                     return Poll::Ready(Ok(source));
                 }
                 Beginning::Absent | Beginning::Malformed => {
-                    return Poll::Ready(Err(Some(Refusal::ProxyProtocol)));
+                    return Poll::Ready(Err(refuse(self.worker, Refusal::ProxyProtocol)));
                 }
             }
-            if ready!(self.poll_more(cx)).is_err() {
-                return Poll::Ready(Err(None));
-            }
+            ready!(self.poll_more(cx))?;
         }
     }
 
-    /// Reads more of what comes first.
-    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+    /// Reads more of what comes first, unless the client closed its side, is gone or takes too long.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         let area = &mut self.worker.scratch.borrow_mut().area;
         let mut buffer = ReadBuf::new(area);
         match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
@@ -140,26 +129,28 @@ impl Entry<'_> {
                 self.is_silent = false;
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(_) => Poll::Ready(Err(Gone)),
-            Poll::Pending if self.client.expiry().is_some() => Poll::Ready(Err(Gone)),
+            Poll::Ready(_) => Poll::Ready(Err(Ended)),
+            Poll::Pending if self.client.expiry().is_some() => Poll::Ready(Err(Ended)),
             Poll::Pending => Poll::Pending,
         }
     }
 
     /// Shakes hands, on the terms of the name that the client asks for.
-    async fn secure(mut self, contracts: &PortContracts) -> Result<TlsStream<TcpStream>, Option<Refusal>> {
+    async fn secure(mut self, contracts: &PortContracts) -> Result<TlsStream<TcpStream>, Ended> {
         self.client.enter(Phase::Handshake);
         let mut acceptor = Acceptor::default();
         match poll_fn(|cx| self.poll_greeting(cx, &mut acceptor)).await {
             Ok(accepted) => {
                 let contract = contracts.find(accepted.client_hello().server_name());
-                self.agree(accepted, contract.ok_or(Some(Refusal::Handshake))?).await
+                let contract = contract.ok_or_else(|| refuse(self.worker, Refusal::Handshake))?;
+                self.agree(accepted, contract).await
             }
-            Err(Unheard::Gone) if self.is_silent && self.client.expiry().is_none() => Err(None),
-            Err(Unheard::Gone) => Err(Some(Refusal::Handshake)),
+            Err(Unheard::Gone) if self.is_silent && self.client.expiry().is_none() => Err(Ended),
+            Err(Unheard::Gone) => Err(refuse(self.worker, Refusal::Handshake)),
             Err(Unheard::Refused(alert)) => {
+                let ended = refuse(self.worker, Refusal::Handshake);
                 self.part(alert).await;
-                Err(Some(Refusal::Handshake))
+                Err(ended)
             }
         }
     }
@@ -203,17 +194,24 @@ impl Entry<'_> {
         self,
         accepted: Accepted,
         contract: &Arc<Contract>,
-    ) -> Result<TlsStream<TcpStream>, Option<Refusal>> {
-        let handshake = StartHandshake::from_parts(accepted, self.stream).into_stream(contract.config());
-        let mut handshake = pin!(handshake);
-        let shaken = poll_fn(|cx| match handshake.as_mut().poll(cx) {
-            Poll::Pending if self.client.expiry().is_some() => {
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    ) -> Result<TlsStream<TcpStream>, Ended> {
+        let Self { worker, client, stream, .. } = self;
+        let handshake = StartHandshake::from_parts(accepted, stream).into_stream(contract.config());
+        // One that fails hands its socket back, so that it outlives the count.
+        let mut handshake = pin!(handshake.into_fallible());
+        let stream = poll_fn(|cx| match handshake.as_mut().poll(cx) {
+            Poll::Pending if client.expiry().is_some() => {
+                Poll::Ready(Err(refuse(worker, Refusal::Handshake)))
             }
-            shaken => shaken,
+            shaken => shaken.map_err(|_socket| refuse(worker, Refusal::Handshake)),
         });
-        let stream = shaken.await.map_err(|_| Some(Refusal::Handshake))?;
-        self.client.secure(contract.client_ca().cloned());
+        let stream = stream.await?;
+        client.secure(contract.client_ca().cloned());
         Ok(stream)
     }
+}
+
+fn refuse(worker: &Worker, refusal: Refusal) -> Ended {
+    worker.meters.refuse(refusal);
+    Ended
 }

@@ -203,12 +203,15 @@ async fn only_clients_with_a_certificate_of_the_ca_come_in() {
         let mut client = shake(&config, &stage, "shop.test").await?;
         client.write_all(get("shop.test").as_bytes()).await?;
         let mut answer = String::new();
-        client.read_to_string(&mut answer).await.map(|_| answer)
+        let read = client.read_to_string(&mut answer).await;
+        // The library says why as soon as it knows; when the connection has ended, it is counted.
+        let _ = client.get_mut().0.read_to_end(&mut Vec::new()).await;
+        read.map(|_| answer)
     };
     assert!(attempt(Some(members.sign(&["ada"]))).await.unwrap().ends_with("\r\n\r\nweb"));
     attempt(None).await.unwrap_err();
     attempt(Some(strangers.sign(&["eve"]))).await.unwrap_err();
-    stage.settles("guideway_connections_refused_total{limit=\"handshake\"}", 2.0).await;
+    assert_eq!(stage.series("guideway_connections_refused_total{limit=\"handshake\"}"), 2.0);
 }
 
 #[tokio::test]
@@ -287,16 +290,16 @@ async fn a_handshake_that_takes_too_long_or_is_none_is_ended_and_counted() {
     drop(stage.connect().await);
     let mut silent = stage.connect().await;
     assert!(silent.is_closed().await);
-    stage.settles(refused, 1.0).await;
+    assert_eq!(stage.series(refused), 1.0);
     // The start of a record, of which nothing more comes.
     let mut slow = stage.connect().await;
     slow.write_bytes(&[0x16, 3, 1, 2, 0, 1]).await;
     assert!(slow.is_closed().await);
-    stage.settles(refused, 2.0).await;
+    assert_eq!(stage.series(refused), 2.0);
     let mut plain = stage.connect().await;
     plain.write(&get("shop.test")).await;
     assert!(plain.is_closed().await);
-    stage.settles(refused, 3.0).await;
+    assert_eq!(stage.series(refused), 3.0);
 }
 
 #[tokio::test]
