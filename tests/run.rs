@@ -1,13 +1,17 @@
 //! `guideway run` as a service manager starts it: flags, signals, and what it leaves in the access log.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "proxy/reserved.rs"]
+mod reserved;
+
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use reserved::Reserved;
 
 /// Nothing in a test takes this long unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -17,11 +21,13 @@ struct Run {
     child: Child,
     port: u16,
     metrics: u16,
+    _reserved: [Reserved; 3],
 }
 
 impl Run {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let [port, metrics, dead] = free_ports();
+        let reserved = [(); 3].map(|()| Reserved::new());
+        let [port, metrics, dead] = reserved.each_ref().map(Reserved::port);
         let mut pool = String::from("apiVersion: guideway.dev/v1alpha1\nkind: LoadBalancerPool\n");
         write!(
             pool,
@@ -36,7 +42,7 @@ impl Run {
         command.args(["run", "--listen-address=127.0.0.1", "--workers=1", "--file"]).arg(file);
         command.arg(format!("--metrics-address=127.0.0.1:{metrics}")).args(arguments);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Self { child, port, metrics }
+        Self { child, port, metrics, _reserved: reserved }
     }
 
     /// Waits until it serves.
@@ -73,18 +79,6 @@ impl Drop for Run {
     }
 }
 
-/// One test at a time: a process that another test starts holds the sockets of this one from its fork to its exec, so
-/// that a port let go is not free at once.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn free_ports<const N: usize>() -> [u16; N] {
-    let sockets = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    sockets.map(|socket| socket.local_addr().unwrap().port())
-}
-
 fn get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     stream
@@ -111,7 +105,6 @@ fn paths(log: &Path) -> Vec<String> {
 
 #[test]
 fn lines_go_to_standard_output_and_no_signal_but_the_last_ends_it() {
-    let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let mut run = Run::start(folder.path(), &[]).once_ready();
     let mut lines = BufReader::new(run.child.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -128,7 +121,6 @@ fn lines_go_to_standard_output_and_no_signal_but_the_last_ends_it() {
 
 #[test]
 fn quit_ends_it_in_order() {
-    let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let mut run = Run::start(folder.path(), &["--drain-delay=0s"]).once_ready();
     run.signal("-QUIT");
@@ -139,7 +131,6 @@ fn quit_ends_it_in_order() {
 
 #[test]
 fn a_hangup_opens_a_file_anew_that_was_moved_away() {
-    let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let (log, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
     let flag = format!("--access-log={}", log.display());
@@ -156,7 +147,6 @@ fn a_hangup_opens_a_file_anew_that_was_moved_away() {
 
 #[test]
 fn a_log_that_cannot_be_written_is_said_before_anything_is_served() {
-    let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let mut run = Run::start(folder.path(), &["--access-log=/nowhere/access.log"]);
     assert_eq!(run.child.wait().unwrap().code(), Some(1));
@@ -166,7 +156,6 @@ fn a_log_that_cannot_be_written_is_said_before_anything_is_served() {
 
 #[test]
 fn a_process_without_memory_for_requests_serves_none_and_says_so() {
-    let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     // Less than it takes to start in a build for tests.
     let run = Run::start(folder.path(), &["--memory-limit=16Mi"]).once_ready();

@@ -224,10 +224,7 @@ async fn an_answer_of_ours_says_why() {
 async fn a_client_that_went_away_has_a_line_too() {
     let backend = Backend::new().await;
     let log = Logged::json(&[&backend]).await;
-    let mut client = log.stage.connect().await;
-    client.write(GET).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
+    let (client, _server) = log.stage.under_way(&backend, GET).await;
     client.reset();
     let gone = json!({"status": null, "reason": "client_gone", "measured": [false, true]});
     assert_eq!(log.lines(1).await, [answered(&backend, gone)]);
@@ -237,10 +234,7 @@ async fn a_client_that_went_away_has_a_line_too() {
 async fn a_response_that_broke_off_has_a_line_too() {
     let backend = Backend::new().await;
     let log = Logged::json(&[&backend]).await;
-    let mut client = log.stage.connect().await;
-    client.write(GET).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
+    let (mut client, mut server) = log.stage.under_way(&backend, GET).await;
     server.write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
     let head = client.read_head().await;
     assert_eq!(client.read(4).await, "half");
@@ -302,10 +296,7 @@ async fn a_pool_without_an_access_log_has_no_line() {
 async fn the_last_lines_are_written_before_the_end() {
     let backend = Backend::new().await;
     let log = Logged::json(&[&backend]).await;
-    let mut client = log.stage.connect().await;
-    client.write(GET).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
+    let (_client, _server) = log.stage.under_way(&backend, GET).await;
     // Cut at the deadline.
     assert_eq!(log.stage.proxy.drain(Duration::ZERO).await, 1);
     let line: Value = serde_json::from_str(&std::fs::read_to_string(&log.path).unwrap()).unwrap();

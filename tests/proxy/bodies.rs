@@ -53,10 +53,8 @@ async fn a_garbled_body_is_the_clients_fault() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
     for garbled in ["0x3\r\nabc\r\n0\r\n\r\n", "3\r\nabcd\r\n", "-1\r\n"] {
-        let mut client = stage.connect().await;
-        client.write(&post("Transfer-Encoding: chunked\r\n")).await;
-        let mut upstream = backend.accept().await;
-        upstream.read_head().await;
+        let (mut client, mut upstream) =
+            stage.under_way(&backend, &post("Transfer-Encoding: chunked\r\n")).await;
         client.write(garbled).await;
         assert!(client.read_head().await.starts_with("HTTP/1.1 400 "), "{garbled:?}");
         assert!(!upstream.read_to_end().await.contains("0\r\n\r\n"), "{garbled:?} was given a clean end");
@@ -127,10 +125,8 @@ async fn a_client_that_sends_all_before_it_reads_gets_through() {
     const SIZE: usize = 24 << 20;
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(&post(&format!("Content-Length: {SIZE}\r\n"))).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) =
+        stage.under_way(&backend, &post(&format!("Content-Length: {SIZE}\r\n"))).await;
     upstream.write(&format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n")).await;
     let (mut requests, mut responses) = upstream.stream.into_split();
     let answering = tokio::spawn(async move { responses.write_all(&vec![b'r'; SIZE]).await });
@@ -150,10 +146,7 @@ async fn a_client_that_sends_all_before_it_reads_gets_through() {
 async fn a_slow_reader_holds_the_backend_up_instead_of_filling_memory() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) = stage.under_way(&backend, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
     client.read_head().await;
     // The kernel's buffers hold some 20 MiB at most between the two; nothing reads on.

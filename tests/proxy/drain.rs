@@ -44,10 +44,7 @@ async fn kept_connections_are_answered_once_more() {
 async fn requests_under_way_are_finished() {
     let backend = Backend::new().await;
     let stage = Stage::with(setup(Duration::ZERO), &[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(GET).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) = stage.under_way(&backend, GET).await;
     let draining = tokio::spawn(stage.proxy.drain(LONG));
     tokio::time::sleep(Duration::from_millis(500)).await;
     upstream.write(&ok("late")).await;
@@ -73,10 +70,7 @@ async fn idle_connections_end_after_their_grace() {
 async fn what_is_left_at_the_deadline_is_cut_and_counted() {
     let backend = Backend::new().await;
     let stage = Stage::with(setup(LONG), &[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(GET).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, _upstream) = stage.under_way(&backend, GET).await;
     assert_eq!(stage.proxy.drain(Duration::from_millis(300)).await, 1);
     assert!(client.is_closed().await);
 }

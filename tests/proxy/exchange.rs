@@ -27,10 +27,7 @@ async fn connections_are_kept_on_both_sides() {
 async fn another_client_uses_the_same_backend_connection() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut first = stage.connect().await;
-    first.write(GET).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut first, mut upstream) = stage.under_way(&backend, GET).await;
     upstream.write(&ok("one")).await;
     first.read_response().await;
     let mut second = stage.connect().await;
@@ -59,10 +56,7 @@ async fn a_backend_that_closes_after_each_response_is_reconnected() {
 async fn bytes_behind_a_response_cost_the_connection_and_nothing_else() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(GET).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) = stage.under_way(&backend, GET).await;
     upstream.write(&format!("{}{}", ok("mine"), ok("poison"))).await;
     assert_eq!(client.read_response().await.1, "mine");
     client.write(GET).await;
@@ -92,10 +86,7 @@ async fn a_client_that_goes_away_cancels_its_request() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
     for resets in [true, false] {
-        let mut client = stage.connect().await;
-        client.write(GET).await;
-        let mut upstream = backend.accept().await;
-        upstream.read_head().await;
+        let (client, mut upstream) = stage.under_way(&backend, GET).await;
         if resets {
             client.reset();
         } else {
@@ -112,10 +103,7 @@ async fn a_client_that_goes_away_cancels_its_request() {
 async fn a_client_that_goes_away_in_the_response_cancels_it() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(GET).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) = stage.under_way(&backend, GET).await;
     upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\nstart").await;
     client.read_head().await;
     client.reset();
@@ -149,10 +137,8 @@ async fn a_response_that_breaks_off_never_looks_complete() {
         for response in truncated {
             let backend = Backend::new().await;
             let stage = Stage::new(&[backend.address]).await;
-            let mut client = stage.connect().await;
-            client.write(&format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n")).await;
-            let mut upstream = backend.accept().await;
-            upstream.read_head().await;
+            let (mut client, mut upstream) =
+                stage.under_way(&backend, &format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n")).await;
             upstream.write(response).await;
             drop(upstream);
             assert!(client.is_reset().await, "{version} {response:?}");
@@ -164,10 +150,7 @@ async fn a_response_that_breaks_off_never_looks_complete() {
 async fn a_reset_does_not_end_a_body_without_length() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(GET).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) = stage.under_way(&backend, GET).await;
     upstream.write("HTTP/1.1 200 OK\r\n\r\nhalf").await;
     client.read_head().await;
     upstream.reset();

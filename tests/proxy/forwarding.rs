@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::stage::{Backend, Setup, Stage, free_port, ok};
+use super::stage::{Backend, Setup, Stage, ok};
 
 fn trusting(ranges: &[&str]) -> Setup {
     Setup { trusted: ranges.iter().map(|range| range.parse().unwrap()).collect(), ..Setup::default() }
@@ -61,9 +61,9 @@ async fn the_key_is_the_client_behind_trusted_proxies() {
 
 #[tokio::test]
 async fn a_request_that_comes_back_again_and_again_is_refused() {
-    let port = free_port();
-    let setup = Setup { port: Some(port), ..Setup::default() };
-    let stage = Stage::with(setup, &[([127, 0, 0, 1], port).into()]).await;
+    let setup = Setup::default();
+    let itself = setup.port.address();
+    let stage = Stage::with(setup, &[itself]).await;
     let answer = stage.exchange("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 508 Loop Detected\r\n"), "{answer}");
     let labels = "namespace=\"shop\",pool=\"web\"";

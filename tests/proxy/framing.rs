@@ -179,10 +179,7 @@ async fn an_old_client_keeps_its_connection_if_it_asks_to() {
 async fn seen_by_client(request: &str, response: &str) -> String {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(request).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) = stage.under_way(&backend, request).await;
     upstream.write(response).await;
     drop(upstream);
     client.read_to_end().await

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use http::Response;
 
-use super::stage::{Setup, Stage, refusing};
-use super::streams::{Answer, Http2, Http2Backend, answer, get, h2c, named, post, read, soon, trailers};
+use super::stage::{Reserved, Setup, Stage};
+use super::streams::{
+    Answer, Http2, Http2Backend, answer, carry, get, h2c, in_front_of_http2, named, post, read, soon,
+    trailers,
+};
 
 fn call() -> http::request::Builder {
     post("/pkg.Service/Method").header("content-type", "application/grpc").header("te", "trailers")
@@ -17,7 +20,8 @@ fn told(answer: &Answer) -> (u16, &str, &str) {
 
 #[tokio::test]
 async fn a_call_that_no_backend_answers_may_be_tried_again() {
-    for backends in [&[][..], &[refusing()]] {
+    let dead = Reserved::new();
+    for backends in [&[][..], &[dead.address()]] {
         let stage = Stage::with(h2c(), backends).await;
         let mut client = Http2::connect(&stage).await;
         let answer = client.send(call(), "x").await;
@@ -30,8 +34,7 @@ async fn a_call_that_no_backend_answers_may_be_tried_again() {
 
 #[tokio::test]
 async fn the_status_of_a_call_passes_with_all_its_fields() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     let fields = [
         ("grpc-status", "5"),
         ("grpc-message", "no such"),
@@ -54,14 +57,12 @@ async fn the_status_of_a_call_passes_with_all_its_fields() {
 
 #[tokio::test]
 async fn a_call_ends_when_its_client_waits_no_longer() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     let mut client = Http2::connect(&stage).await;
     let (response, mut sending) = client.begin(call().header("grpc-timeout", "300m"), false).await;
     sending.send_data("x".into(), true).unwrap();
-    let mut connection = backend.accept().await;
-    let (_request, mut respond) = soon(connection.accept()).await.unwrap().unwrap();
-    tokio::spawn(async move { while connection.accept().await.is_some() {} });
+    let (connection, (_request, mut respond)) = backend.accept_asked().await;
+    carry(connection);
     assert_eq!(told(&answer(response).await.unwrap()), (200, "application/grpc", "4"));
     let reset = soon(std::future::poll_fn(|cx| respond.poll_reset(cx))).await.unwrap();
     assert_eq!(reset, h2::Reason::CANCEL, "the backend need not go on");
@@ -69,8 +70,7 @@ async fn a_call_ends_when_its_client_waits_no_longer() {
 
 #[tokio::test]
 async fn a_call_whose_answer_began_is_cut_at_its_deadline() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     backend.answer_all(|(_request, mut respond)| async move {
         let _sending = respond.send_response(Response::new(()), false).unwrap();
         std::future::pending::<()>().await;
@@ -118,7 +118,8 @@ async fn a_timeout_of_the_pool_is_a_deadline_to_a_call() {
 #[tokio::test]
 async fn calls_pass_to_a_backend_of_another_kind_beside_it() {
     let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address, refusing()]).await;
+    let dead = Reserved::new();
+    let stage = Stage::with(h2c(), &[backend.address, dead.address()]).await;
     backend.answer_all(named("alive"));
     let mut client = Http2::connect(&stage).await;
     for key in 0..20 {

@@ -9,7 +9,8 @@ use http::Request;
 use super::stage::{Backend, Setup, Stage, ok};
 use super::streams::{
     CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, Http2Backend, PSEUDO, RST_STREAM,
-    RawHttp2, answer, block, frame, get, h2c, named, post, read, reply, soon, trailers,
+    RawHttp2, answer, block, carry, frame, get, h2c, in_front_of_http2, named, post, read, reply, soon,
+    trailers,
 };
 
 #[tokio::test]
@@ -89,8 +90,7 @@ async fn a_backend_of_http_1_keeps_its_connection_for_the_next_stream() {
 
 #[tokio::test]
 async fn a_client_of_http_1_is_answered_by_a_backend_of_http_2() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     backend.answer_all(|(request, mut respond)| async move {
         let (parts, body) = request.into_parts();
         let (body, _) = read(body).await.unwrap();
@@ -121,8 +121,7 @@ async fn a_client_of_http_1_is_answered_by_a_backend_of_http_2() {
 
 #[tokio::test]
 async fn a_client_of_http_1_that_waits_for_100_gets_it_from_us() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     backend.answer_all(|(request, mut respond)| async move {
         let (body, _) = read(request.into_body()).await.unwrap();
         reply(&mut respond, &body);
@@ -136,8 +135,7 @@ async fn a_client_of_http_1_that_waits_for_100_gets_it_from_us() {
 
 #[tokio::test]
 async fn both_directions_of_a_stream_flow_at_once() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     backend.answer_all(|(request, mut respond)| async move {
         let mut sending = respond.send_response(http::Response::new(()), false).unwrap();
         let mut body = request.into_body();
@@ -162,8 +160,7 @@ async fn both_directions_of_a_stream_flow_at_once() {
 
 #[tokio::test]
 async fn fields_behind_a_request_end_here() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     backend.answer_all(|(request, mut respond)| async move {
         let (body, trailers) = read(request.into_body()).await.unwrap();
         reply(&mut respond, &format!("{body} {trailers:?}"));
@@ -206,13 +203,11 @@ async fn large_bodies_pass_both_ways() {
 
 #[tokio::test]
 async fn what_nobody_takes_is_not_fetched() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     let mut client = Http2::connect(&stage).await;
     let (_response, mut sending) = client.begin(post("/"), false).await;
-    let mut connection = backend.accept().await;
-    let (_request, _respond) = soon(connection.accept()).await.unwrap().unwrap();
-    tokio::spawn(async move { while connection.accept().await.is_some() {} });
+    let (connection, (_request, _respond)) = backend.accept_asked().await;
+    carry(connection);
     let mut taken = 0;
     loop {
         sending.reserve_capacity(16 * 1024);
@@ -410,8 +405,7 @@ async fn a_body_that_stands_still_ends_its_stream_alone() {
 
 #[tokio::test]
 async fn more_streams_than_are_allowed_are_refused() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     backend.answer_all(|asked| async move {
         std::future::pending::<()>().await;
         drop(asked);

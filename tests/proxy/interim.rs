@@ -7,10 +7,7 @@ const PASSED_ON: &str = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=pre
 
 /// A client whose request is with a backend.
 async fn asked(backend: &Backend, stage: &Stage, version: &str) -> (super::stage::Peer, super::stage::Peer) {
-    let mut client = stage.connect().await;
-    client.write(&format!("GET / {version}\r\nHost: a\r\n\r\n")).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (client, upstream) = stage.under_way(backend, &format!("GET / {version}\r\nHost: a\r\n\r\n")).await;
     (client, upstream)
 }
 

@@ -20,7 +20,8 @@ fn limits(change: impl FnOnce(&mut Limits)) -> Setup {
     setup
 }
 
-/// Ends within a tick or so of `SHORT`, which says that it is this limit and no other that ended it.
+/// Ends within a tick or so of `SHORT`, which says that it is this limit and no other that ended it. What starts the
+/// time belongs to `end`: the proxy may know of it long before the test goes on.
 async fn ends_in_time<T>(end: impl Future<Output = T>) -> T {
     let begun = Instant::now();
     let end = end.await;
@@ -48,9 +49,9 @@ async fn an_idle_client_is_sent_away() {
 #[tokio::test]
 async fn a_head_that_does_not_end_is_given_up() {
     let stage = Stage::with(limits(|limits| limits.head = SHORT), &[]).await;
-    let mut client = stage.connect().await;
-    client.write("GET / HTTP/1.1\r\nHost").await;
     let dripping = async {
+        let mut client = stage.connect().await;
+        client.write("GET / HTTP/1.1\r\nHost").await;
         for _ in 0..20 {
             tokio::time::sleep(SHORT / 10).await;
             let _ = client.stream.write_all(b"x").await;
@@ -64,11 +65,12 @@ async fn a_head_that_does_not_end_is_given_up() {
 async fn a_request_body_that_stands_still_is_answered_408() {
     let backend = Backend::new().await;
     let stage = Stage::with(limits(|limits| limits.body_idle = SHORT), &[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf").await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
-    let head = ends_in_time(client.read_head()).await;
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf";
+    let stalling = async {
+        let (mut client, upstream) = stage.under_way(&backend, request).await;
+        (client.read_head().await, upstream)
+    };
+    let (head, mut upstream) = ends_in_time(stalling).await;
     assert!(
         head.starts_with("HTTP/1.1 408 ") && head.contains("x-guideway-reason: client_stalled\r\n"),
         "{head}"
@@ -80,10 +82,8 @@ async fn a_request_body_that_stands_still_is_answered_408() {
 async fn a_backend_that_takes_no_more_of_a_body_is_the_backends_fault() {
     let backend = Backend::new().await;
     let stage = Stage::with(limits(|limits| limits.body_idle = SHORT), &[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n").await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, _upstream) =
+        stage.under_way(&backend, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n").await;
     let flood = vec![b'x'; 64 << 20];
     let (mut reading, mut writing) = client.stream.split();
     let mut head = [0; 12];
@@ -98,23 +98,20 @@ async fn a_backend_that_takes_no_more_of_a_body_is_the_backends_fault() {
 async fn a_response_that_stands_still_is_cut() {
     let backend = Backend::new().await;
     let stage = Stage::with(limits(|limits| limits.body_idle = SHORT), &[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(GET).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
-    upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
-    client.read_head().await;
-    assert!(ends_in_time(client.is_reset()).await);
+    let (mut client, mut upstream) = stage.under_way(&backend, GET).await;
+    let stalling = async {
+        upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
+        client.read_head().await;
+        client.is_reset().await
+    };
+    assert!(ends_in_time(stalling).await);
 }
 
 #[tokio::test]
 async fn a_response_that_moves_is_not_cut() {
     let backend = Backend::new().await;
     let stage = Stage::with(limits(|limits| limits.body_idle = SHORT), &[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(GET).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) = stage.under_way(&backend, GET).await;
     upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n").await;
     for _ in 0..12 {
         tokio::time::sleep(SHORT / 4).await;
@@ -128,11 +125,11 @@ async fn a_backend_that_does_not_answer_is_a_504() {
     let backend = Backend::new().await;
     let timeouts = Timeouts { request: Some(SHORT), ..Timeouts::default() };
     let stage = Stage::with(Setup { timeouts, ..Setup::default() }, &[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(GET).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
-    let head = ends_in_time(client.read_head()).await;
+    let waiting = async {
+        let (mut client, upstream) = stage.under_way(&backend, GET).await;
+        (client.read_head().await, upstream)
+    };
+    let (head, mut upstream) = ends_in_time(waiting).await;
     assert!(head.starts_with("HTTP/1.1 504 ") && head.contains("x-guideway-reason: timeout\r\n"), "{head}");
     assert_eq!(upstream.read_to_end().await, "", "the backend is not told");
 }
@@ -142,10 +139,8 @@ async fn the_time_for_an_answer_runs_from_the_end_of_the_request() {
     let backend = Backend::new().await;
     let timeouts = Timeouts { request: Some(SHORT), ..Timeouts::default() };
     let stage = Stage::with(Setup { timeouts, ..Setup::default() }, &[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n").await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) =
+        stage.under_way(&backend, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n").await;
     for _ in 0..8 {
         tokio::time::sleep(SHORT / 4).await;
         client.write("x").await;
@@ -178,11 +173,14 @@ async fn a_client_that_shut_down_its_side_waits_only_so_long() {
     let backend = Backend::new().await;
     let stage = Stage::with(limits(|limits| limits.half_close = SHORT), &[backend.address]).await;
     let mut client = stage.connect().await;
-    client.write(GET).await;
-    client.stream.shutdown().await.unwrap();
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
-    assert_eq!(ends_in_time(upstream.read_to_end()).await, "");
+    let leaving = async {
+        client.write(GET).await;
+        client.shutdown().await;
+        let mut upstream = backend.accept().await;
+        upstream.read_head().await;
+        upstream.read_to_end().await
+    };
+    assert_eq!(ends_in_time(leaving).await, "");
 }
 
 #[tokio::test]
@@ -214,23 +212,20 @@ async fn connections_above_the_limits_are_closed_at_once() {
 async fn an_unused_backend_connection_is_closed() {
     let backend = Backend::new().await;
     let stage = Stage::with(limits(|limits| limits.upstream_idle = SHORT), &[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(GET).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
-    upstream.write(&ok("ok")).await;
-    client.read_response().await;
-    assert_eq!(ends_in_time(upstream.read_to_end()).await, "");
+    let (mut client, mut upstream) = stage.under_way(&backend, GET).await;
+    let resting = async {
+        upstream.write(&ok("ok")).await;
+        client.read_response().await;
+        upstream.read_to_end().await
+    };
+    assert_eq!(ends_in_time(resting).await, "");
 }
 
 #[tokio::test]
 async fn a_backend_that_left_keeps_no_unused_connection() {
     let backend = Backend::new().await;
     let mut stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(GET).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) = stage.under_way(&backend, GET).await;
     upstream.write(&ok("ok")).await;
     client.read_response().await;
     stage.publish(&[], State::Ready);
@@ -243,21 +238,18 @@ async fn requests_to_a_backend_that_left_end_with_its_drain_timeout() {
         let backend = Backend::new().await;
         let mut stage =
             Stage::with(Setup { drain_timeout: SHORT, ..Setup::default() }, &[backend.address]).await;
-        let (mut waiting, mut receiving) = (stage.connect().await, stage.connect().await);
-        waiting.write(GET).await;
-        let mut unanswered = backend.accept().await;
-        unanswered.read_head().await;
-        receiving.write(GET).await;
-        let mut answered = backend.accept().await;
-        answered.read_head().await;
+        let (mut waiting, _unanswered) = stage.under_way(&backend, GET).await;
+        let (mut receiving, mut answered) = stage.under_way(&backend, GET).await;
         answered.write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
         receiving.read_head().await;
-        match state {
-            Some(state) => stage.publish(&[backend.address], state),
-            None => stage.publish(&[], State::Ready),
-        }
-        let (head, reset) =
-            ends_in_time(async { tokio::join!(waiting.read_head(), receiving.is_reset()) }).await;
+        let leaving = async {
+            match state {
+                Some(state) => stage.publish(&[backend.address], state),
+                None => stage.publish(&[], State::Ready),
+            }
+            tokio::join!(waiting.read_head(), receiving.is_reset())
+        };
+        let (head, reset) = ends_in_time(leaving).await;
         assert!(
             head.starts_with("HTTP/1.1 504 ") && head.contains("x-guideway-reason: drained\r\n"),
             "{head}"

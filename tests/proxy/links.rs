@@ -8,7 +8,9 @@ use std::time::Duration;
 use http::Response;
 
 use super::stage::Stage;
-use super::streams::{Http2, Http2Backend, answer, get, h2c, named, post, read, reply, soon};
+use super::streams::{
+    Http2, Http2Backend, answer, carry, get, h2c, in_front_of_http2, named, post, read, reply, soon,
+};
 
 fn retries(reason: &str) -> String {
     format!("guideway_retries_total{{namespace=\"shop\",pool=\"web\",reason=\"{reason}\"}}")
@@ -16,8 +18,7 @@ fn retries(reason: &str) -> String {
 
 #[tokio::test]
 async fn requests_of_many_clients_share_a_connection() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     let connections = backend.answer_all(named("ok"));
     let mut asking = tokio::task::JoinSet::new();
     for _ in 0..8 {
@@ -68,15 +69,13 @@ async fn a_full_connection_gets_a_second_one_beside_it() {
 
 #[tokio::test]
 async fn a_client_that_cancels_ends_the_backends_stream_alone() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     let mut client = Http2::connect(&stage).await;
     let (staying, _) = client.begin(get("/stays"), true).await;
-    let mut connection = backend.accept().await;
-    let (_, mut stays) = soon(connection.accept()).await.unwrap().unwrap();
+    let (mut connection, (_, mut stays)) = backend.accept_asked().await;
     let (response, mut sending) = client.begin(post("/goes"), false).await;
     let (_request, mut goes) = soon(connection.accept()).await.unwrap().unwrap();
-    tokio::spawn(async move { while connection.accept().await.is_some() {} });
+    carry(connection);
     sending.send_reset(h2::Reason::CANCEL);
     drop(response);
     assert_eq!(soon(std::future::poll_fn(|cx| goes.poll_reset(cx))).await.unwrap(), h2::Reason::CANCEL);
@@ -86,8 +85,7 @@ async fn a_client_that_cancels_ends_the_backends_stream_alone() {
 
 #[tokio::test]
 async fn a_backend_that_breaks_off_ends_the_clients_stream_alone() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     backend.answer_all(|(request, mut respond)| async move {
         match request.uri().path() {
             "/breaks" => {
@@ -115,8 +113,7 @@ async fn a_backend_that_breaks_off_ends_the_clients_stream_alone() {
 
 #[tokio::test]
 async fn a_refused_stream_is_sent_again_with_its_body() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     let refusals = Arc::new(AtomicUsize::new(0));
     backend.answer_all(move |(request, mut respond)| {
         let refusals = refusals.clone();
@@ -138,12 +135,10 @@ async fn a_refused_stream_is_sent_again_with_its_body() {
 
 #[tokio::test]
 async fn a_backend_that_says_goodbye_loses_no_request() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     let mut client = Http2::connect(&stage).await;
     let (first, _) = client.begin(get("/"), true).await;
-    let mut old = backend.accept().await;
-    let (_, mut respond) = soon(old.accept()).await.unwrap().unwrap();
+    let (mut old, (_, mut respond)) = backend.accept_asked().await;
     old.graceful_shutdown();
     let ending = tokio::spawn(async move { while let Some(Ok(_)) = old.accept().await {} });
     let asking = async {
@@ -151,10 +146,9 @@ async fn a_backend_that_says_goodbye_loses_no_request() {
         client.send(post("/"), "x").await
     };
     let answering = async {
-        let mut fresh = backend.accept().await;
-        let (_, mut respond) = soon(fresh.accept()).await.unwrap().unwrap();
+        let (fresh, (_, mut respond)) = backend.accept_asked().await;
         reply(&mut respond, "fresh");
-        tokio::spawn(async move { while fresh.accept().await.is_some() {} });
+        carry(fresh);
     };
     let (answered, ()) = tokio::join!(asking, answering);
     assert_eq!(answered.body, "fresh");
@@ -165,12 +159,10 @@ async fn a_backend_that_says_goodbye_loses_no_request() {
 
 #[tokio::test]
 async fn a_lost_connection_costs_idempotent_requests_nothing() {
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     let mut client = Http2::connect(&stage).await;
     let (first, _) = client.begin(get("/"), true).await;
-    let mut connection = backend.accept().await;
-    let (_, mut respond) = soon(connection.accept()).await.unwrap().unwrap();
+    let (mut connection, (_, mut respond)) = backend.accept_asked().await;
     reply(&mut respond, "one");
     let driving = tokio::spawn(async move {
         let _second = connection.accept().await;
@@ -186,8 +178,7 @@ async fn a_lost_connection_costs_idempotent_requests_nothing() {
 #[tokio::test]
 async fn ten_thousand_cancelled_streams_harm_no_other() {
     const CANCELS: usize = 10_000;
-    let backend = Http2Backend::new().await;
-    let stage = Stage::with(h2c(), &[backend.address]).await;
+    let (stage, backend) = in_front_of_http2().await;
     let connections = backend.answer_all(|(request, mut respond)| async move {
         let mut sending = respond.send_response(Response::new(()), false).unwrap();
         if request.uri().path() == "/long" {

@@ -51,10 +51,8 @@ async fn an_upload_that_is_broken_off_counts_as_aborted_and_not_as_refused() {
     let stage = Stage::new(&[backend.address]).await;
     let framings = ["Content-Length: 9\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf"];
     for (framing, resets) in framings.into_iter().flat_map(|framing| [(framing, false), (framing, true)]) {
-        let mut client = stage.connect().await;
-        client.write(&format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}")).await;
-        let mut upstream = backend.accept().await;
-        upstream.read_head().await;
+        let (mut client, mut upstream) =
+            stage.under_way(&backend, &format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}")).await;
         if resets {
             client.reset();
         } else {
@@ -81,10 +79,8 @@ async fn an_upload_that_is_broken_off_counts_as_aborted_and_not_as_refused() {
 async fn an_upload_that_is_garbled_is_refused() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, _upstream) =
+        stage.under_way(&backend, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
     client.write("nonsense\r\n").await;
     let (head, body) = client.read_response().await;
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");

@@ -72,7 +72,7 @@ async fn without_a_header_a_connection_is_taken_only_where_that_is_allowed() {
         client.write(bytes).await;
         assert!(client.is_closed().await);
     }
-    requiring.settles(REFUSED, 2.0).await;
+    assert_eq!(requiring.series(REFUSED), 2.0);
     // Where it is off, it is a request that makes no sense.
     let off = stage(ProxyProtocol::Off, &backend).await;
     let answer = off.exchange(&format!("{LINE}{GET}")).await;
@@ -101,10 +101,9 @@ async fn the_limit_of_connections_counts_the_clients_behind_the_balancer() {
     let mut held = Vec::new();
     for client in 1..=3 {
         for _ in 0..2 {
-            let mut peer = stage.connect().await;
-            peer.write(&format!("PROXY TCP4 192.0.2.{client} 198.51.100.1 1 80\r\n{GET}")).await;
-            let mut server = backend.accept().await;
-            server.read_head().await;
+            let (mut peer, mut server) = stage
+                .under_way(&backend, &format!("PROXY TCP4 192.0.2.{client} 198.51.100.1 1 80\r\n{GET}"))
+                .await;
             server.write(&ok("")).await;
             peer.read_response().await;
             held.push(peer);
@@ -113,5 +112,5 @@ async fn the_limit_of_connections_counts_the_clients_behind_the_balancer() {
     let mut third = stage.connect().await;
     third.write(&format!("PROXY TCP4 192.0.2.1 198.51.100.1 1 80\r\n{GET}")).await;
     assert!(third.is_closed().await);
-    stage.settles("guideway_connections_refused_total{limit=\"client\"}", 1.0).await;
+    assert_eq!(stage.series("guideway_connections_refused_total{limit=\"client\"}"), 1.0);
 }

@@ -91,10 +91,7 @@ async fn clients_are_asked_to_leave_with_their_next_answer() {
 async fn requests_are_refused_and_newcomers_sent_away_until_there_is_memory_again() {
     let backend = Backend::new().await;
     let (stage, memory) = stage(&backend).await;
-    let mut waiting = stage.connect().await;
-    waiting.write(GET).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
+    let (mut waiting, mut server) = stage.under_way(&backend, GET).await;
     backend.answer_all("ok");
     let mut client = served(&stage).await;
     memory.set(&stage, 95, 3.0).await;

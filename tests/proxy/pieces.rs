@@ -42,10 +42,7 @@ async fn a_request_may_come_byte_by_byte() {
 async fn a_response_may_come_byte_by_byte() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) = stage.under_way(&backend, "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let interim = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n";
     drip(
         &mut upstream,
@@ -112,12 +109,12 @@ async fn requests_may_come_together_with_their_bodies() {
 async fn requests_behind_the_last_one_are_not_answered() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client
-        .write("GET /1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+    let (mut client, mut upstream) = stage
+        .under_way(
+            &backend,
+            "GET /1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
+        )
         .await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
     upstream.write(&ok("one")).await;
     assert_eq!(client.read_response().await.1, "one");
     assert_eq!(client.read_to_end().await, "");
@@ -195,10 +192,8 @@ async fn a_body_that_is_there_already_needs_no_invitation() {
 async fn an_answer_that_begins_before_its_request_ended_is_the_last_one() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab").await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) =
+        stage.under_way(&backend, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab").await;
     upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nAB").await;
     assert!(client.read_head().await.contains("\r\nconnection: close\r\n"));
     // Both go on: the rest of the request as well as that of the response.
@@ -212,10 +207,8 @@ async fn an_answer_that_begins_before_its_request_ended_is_the_last_one() {
 async fn an_early_answer_overtakes_a_request_that_never_pauses() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000000\r\n\r\n").await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (client, upstream) =
+        stage.under_way(&backend, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000000\r\n\r\n").await;
     let (mut requests, mut responses) = upstream.stream.into_split();
     let (answers, mut sending) = client.stream.into_split();
     let taking = tokio::spawn(async move {
@@ -244,10 +237,9 @@ async fn both_bodies_stream_at_once_and_arrive_as_they_were_sent() {
         |seed: usize| -> Vec<u8> { (0..SIZE).map(|at| ((at / 7 + at * seed) % 251) as u8).collect() };
     let backend = Backend::new().await;
     let stage = Stage::with(Setup::default(), &[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n")).await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) = stage
+        .under_way(&backend, &format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"))
+        .await;
     upstream.write(&format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n")).await;
     client.read_head().await;
     let (mut from_proxy, mut to_proxy) = upstream.stream.into_split();

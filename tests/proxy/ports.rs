@@ -6,13 +6,14 @@ use guideway::balance::backend::State;
 use guideway::handoff::BindState;
 use socket2::{Domain, Socket, Type};
 
-use super::stage::{Backend, Setup, Stage, free_port};
+use super::stage::{Backend, Reserved, Setup, Stage};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 /// Another program that listens on `port`, willing to share it or not.
 fn occupy(port: u16, shares: bool) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
     socket.set_reuse_port(shares).unwrap();
     socket.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
     socket.listen(1).unwrap();
@@ -22,10 +23,11 @@ fn occupy(port: u16, shares: bool) -> Socket {
 #[tokio::test]
 async fn a_port_of_another_program_is_left_alone_until_it_is_free() {
     for shares in [false, true] {
-        let port = free_port();
+        let setup = Setup::default();
+        let port = setup.port.port();
         let other = occupy(port, shares);
         let backend = Backend::new().await;
-        let mut stage = Stage::with(Setup { port: Some(port), ..Setup::default() }, &[backend.address]).await;
+        let mut stage = Stage::with(setup, &[backend.address]).await;
         backend.answer_all("ok");
         let BindState::Failed { reason } = &stage.bindings.current()[&port] else {
             panic!("the port is shared")
@@ -41,8 +43,9 @@ async fn a_port_of_another_program_is_left_alone_until_it_is_free() {
 
 #[tokio::test]
 async fn the_port_of_the_process_itself_is_not_taken_for_another_program_s() {
-    let port = free_port();
-    let stage = Stage::with(Setup { port: Some(port), own_port: Some(port), ..Setup::default() }, &[]).await;
+    let setup = Setup::default();
+    let port = setup.port.port();
+    let stage = Stage::with(Setup { own_port: Some(port), ..setup }, &[]).await;
     let reason = format!(
         "port {port} is Guideway's own metrics port; choose another port or another --metrics-address"
     );
@@ -75,7 +78,7 @@ async fn a_pool_that_moves_to_another_port_is_always_found_at_one_of_them() {
     backend.answer_all("ok");
     for _ in 0..3 {
         let old = (Ipv4Addr::LOCALHOST, stage.port);
-        stage.move_to(free_port());
+        stage.move_to(Reserved::new());
         stage.publish(&[address], State::Ready);
         while tokio::net::TcpStream::connect(old).await.is_ok() {}
         assert!(stage.exchange(GET).await.ends_with("ok"), "the new port is open when the old one is not");

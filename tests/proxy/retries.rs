@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use guideway::balance::pool::Timeouts;
 
-use super::stage::{Backend, Setup, Stage, ok, refusing, unanswering};
+use super::stage::{Backend, Reserved, Setup, Stage, ok, unanswering};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
@@ -16,7 +16,8 @@ fn retries(reason: &str) -> String {
 #[tokio::test]
 async fn a_refused_connection_costs_no_request_and_is_remembered() {
     let backend = Backend::new().await;
-    let stage = Stage::new(&[refusing(), backend.address]).await;
+    let dead = Reserved::new();
+    let stage = Stage::new(&[dead.address(), backend.address]).await;
     backend.answer_all("alive");
     let mut client = stage.connect().await;
     for key in 0..100 {
@@ -32,8 +33,8 @@ async fn a_refused_connection_costs_no_request_and_is_remembered() {
 
 #[tokio::test]
 async fn a_pool_of_refusing_backends_is_still_tried() {
-    let dead = refusing();
-    let stage = Stage::new(&[dead]).await;
+    let dead = Reserved::new();
+    let stage = Stage::new(&[dead.address()]).await;
     for _ in 0..2 {
         let answer = stage.exchange(GET).await;
         assert!(
@@ -41,13 +42,14 @@ async fn a_pool_of_refusing_backends_is_still_tried() {
             "{answer}"
         );
     }
-    Backend::at(dead).await.answer_all("back");
+    Backend::at(dead.address()).await.answer_all("back");
     assert!(stage.exchange(GET).await.ends_with("back"));
 }
 
 #[tokio::test]
 async fn a_request_is_tried_three_times_at_most() {
-    let stage = Stage::new(&[refusing(), refusing(), refusing(), refusing(), refusing()]).await;
+    let dead = [(); 5].map(|()| Reserved::new());
+    let stage = Stage::new(&dead.each_ref().map(Reserved::address)).await;
     assert!(stage.exchange(GET).await.starts_with("HTTP/1.1 502 "));
     assert_eq!(stage.series(&retries("connect_refused")), 2.0);
 }
@@ -78,10 +80,7 @@ async fn a_connection_that_does_not_come_about_is_given_up() {
 async fn a_kept_connection_that_died_is_replaced() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    let mut upstream = backend.accept().await;
-    upstream.read_head().await;
+    let (mut client, mut upstream) = stage.under_way(&backend, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     upstream.write(&ok("one")).await;
     client.read_response().await;
     client.write("GET /again HTTP/1.1\r\nHost: a\r\n\r\n").await;

@@ -1,6 +1,9 @@
 //! Owns the set-up of a test: a proxy on a port of its own, a pool to serve, and peers that speak raw
 //! bytes and wait for events instead of sleeping.
 
+#[path = "reserved.rs"]
+mod reserved;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -25,12 +28,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+pub(crate) use reserved::Reserved;
+
 /// Nothing in a test takes this long unless it is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running proxy with one pool.
 pub(crate) struct Stage {
     pub(crate) port: u16,
+    /// This one and those it was at before.
+    ports: Vec<Reserved>,
     pub(crate) proxy: ProxyHandle,
     pub(crate) metrics: Metrics,
     pub(crate) bindings: BindingsReader,
@@ -50,7 +57,7 @@ pub(crate) struct Setup {
     pub(crate) timeouts: Timeouts,
     pub(crate) drain_timeout: Duration,
     pub(crate) workers: usize,
-    pub(crate) port: Option<u16>,
+    pub(crate) port: Reserved,
     /// The port of the process itself.
     pub(crate) own_port: Option<u16>,
     pub(crate) proxy_protocol: ProxyProtocol,
@@ -74,7 +81,7 @@ impl Default for Setup {
             timeouts,
             drain_timeout: PATIENCE,
             workers: 1,
-            port: None,
+            port: Reserved::new(),
             own_port: None,
             proxy_protocol: ProxyProtocol::Off,
             tls: None,
@@ -96,7 +103,7 @@ impl Stage {
 
     /// A proxy in front of `backends`.
     pub(crate) async fn with(setup: Setup, backends: &[SocketAddr]) -> Self {
-        let port = setup.port.unwrap_or_else(free_port);
+        let port = setup.port.port();
         let (publisher, reader) = handoff();
         let (writer, bindings) = bindings(setup.own_port);
         let metrics = Metrics::new(reader.clone(), bindings.clone());
@@ -121,6 +128,7 @@ impl Stage {
         let (proxy_protocol, protocol, tls) = (setup.proxy_protocol, setup.protocol, setup.tls);
         let mut stage = Self {
             port,
+            ports: vec![setup.port],
             proxy,
             metrics,
             bindings,
@@ -152,9 +160,10 @@ impl Stage {
     }
 
     /// Moves the pool to another port, from the next publish on.
-    pub(crate) fn move_to(&mut self, port: u16) {
-        self.port = port;
-        self.pool.listeners[0].port = port;
+    pub(crate) fn move_to(&mut self, port: Reserved) {
+        self.port = port.port();
+        self.pool.listeners[0].port = self.port;
+        self.ports.push(port);
     }
 
     /// Publishes a pool of each of these names, with one backend and its part of the port.
@@ -202,6 +211,15 @@ impl Stage {
         let mut client = self.connect().await;
         client.write(request).await;
         client.read_to_end().await
+    }
+
+    /// Sends `request` to `backend`, which has its head: the client's and the backend's end of what is under way.
+    pub(crate) async fn under_way(&self, backend: &Backend, request: &str) -> (Peer, Peer) {
+        let mut client = self.connect().await;
+        client.write(request).await;
+        let mut server = backend.accept().await;
+        server.read_head().await;
+        (client, server)
     }
 
     /// Waits until a series has this value.
@@ -295,11 +313,6 @@ fn pool_snapshot(pool: &Pool, protocol: Protocol, backends: &[SocketAddr], state
     }
 }
 
-/// A port nobody uses at the moment.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
 /// A backend that a test plays itself.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
@@ -343,11 +356,6 @@ impl Backend {
 /// A `200` response with this body.
 pub(crate) fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-}
-
-/// An address that refuses connections.
-pub(crate) fn refusing() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 /// A listener whose queue is full: a connection to it neither comes about nor is refused.

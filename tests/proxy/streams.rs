@@ -27,6 +27,12 @@ pub(crate) fn h2c() -> Setup {
     Setup { protocol: Protocol::Http2, ..Setup::default() }
 }
 
+/// A proxy in front of a backend that speaks HTTP/2.
+pub(crate) async fn in_front_of_http2() -> (Stage, Http2Backend) {
+    let backend = Http2Backend::new().await;
+    (Stage::with(h2c(), &[backend.address]).await, backend)
+}
+
 /// A client.
 #[derive(Clone)]
 pub(crate) struct Http2 {
@@ -140,6 +146,13 @@ impl Http2Backend {
         soon(self.settings.handshake(stream)).await.unwrap()
     }
 
+    /// The next connection of the proxy, and the first request on it.
+    pub(crate) async fn accept_asked(&self) -> (Accepted, Asked) {
+        let mut connection = self.accept().await;
+        let asked = soon(connection.accept()).await.unwrap().unwrap();
+        (connection, asked)
+    }
+
     /// Has every request answered by `handler`; how many connections there were.
     pub(crate) fn answer_all<F>(
         self,
@@ -165,6 +178,11 @@ impl Http2Backend {
         });
         connections
     }
+}
+
+/// Lets a connection carry what is under way on it.
+pub(crate) fn carry(mut connection: Accepted) {
+    tokio::spawn(async move { while connection.accept().await.is_some() {} });
 }
 
 /// Answers with this body.

@@ -16,10 +16,7 @@ const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n
 
 /// A client and a backend that have switched.
 async fn switched(stage: &Stage, backend: &Backend) -> (Peer, Peer) {
-    let mut client = stage.connect().await;
-    client.write(HANDSHAKE).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
+    let (mut client, mut server) = stage.under_way(backend, HANDSHAKE).await;
     server.write(SWITCH).await;
     client.read_head().await;
     (client, server)
@@ -57,10 +54,7 @@ async fn the_wish_and_the_consent_pass_and_then_every_byte() {
 async fn nothing_passes_before_the_backend_agreed() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let mut client = stage.connect().await;
-    client.write(&format!("{HANDSHAKE}early")).await;
-    let mut server = backend.accept().await;
-    server.read_head().await;
+    let (_client, mut server) = stage.under_way(&backend, &format!("{HANDSHAKE}early")).await;
     let early = timeout(Duration::from_millis(200), server.read(1)).await;
     assert!(early.is_err(), "the backend was sent {early:?} before it agreed");
     server.write(SWITCH).await;
@@ -91,10 +85,7 @@ async fn a_switch_that_nobody_asked_for_is_refused() {
     for request in [plain, &other] {
         let backend = Backend::new().await;
         let stage = Stage::new(&[backend.address]).await;
-        let mut client = stage.connect().await;
-        client.write(request).await;
-        let mut server = backend.accept().await;
-        server.read_head().await;
+        let (mut client, mut server) = stage.under_way(&backend, request).await;
         server.write(&format!("{SWITCH}hidden")).await;
         let (head, _) = client.read_response().await;
         assert!(head.starts_with("HTTP/1.1 502 "), "{request:?}: {head}");
