@@ -22,30 +22,19 @@ GRPC = "google.golang.org/grpc/interop/{}@v1.85.0"
 
 READY_WITHIN_SECONDS = 20.0
 
-POOLS = """\
+POOL = """\
+---
 apiVersion: guideway.dev/v1alpha1
 kind: LoadBalancerPool
-metadata: {{name: pages, namespace: conformance}}
+metadata: {{name: {name}, namespace: conformance}}
 spec:
   listeners:
-  - {{name: pages, port: {plain}, protocol: HTTP}}
+  - {{name: plain, port: {plain}, protocol: HTTP}}
   - name: secure
     port: {secure}
     protocol: HTTPS
     tls: {{certificateFiles: [{{certificate: {folder}/certificate.pem, key: {folder}/key.pem}}]}}
-  backends: [{{name: all, endpoints: [{{address: 127.0.0.1, port: {web}}}]}}]
----
-apiVersion: guideway.dev/v1alpha1
-kind: LoadBalancerPool
-metadata: {{name: calls, namespace: conformance}}
-spec:
-  listeners:
-  - {{name: calls, port: {grpc}, protocol: HTTP}}
-  - name: secure
-    port: {secure_grpc}
-    protocol: HTTPS
-    tls: {{certificateFiles: [{{certificate: {folder}/certificate.pem, key: {folder}/key.pem}}]}}
-  backends: [{{name: all, protocol: H2C, endpoints: [{{address: 127.0.0.1, port: {calls}}}]}}]
+  backends: [{{name: all, protocol: {protocol}, endpoints: [{{address: 127.0.0.1, port: {backend}}}]}}]
 """
 
 
