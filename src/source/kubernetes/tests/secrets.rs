@@ -32,6 +32,20 @@ async fn secure_shop(secrets: &[&str]) -> ApiServer {
     server
 }
 
+/// Makes the Secret `shop-tls` hold a certificate of this name.
+fn certify(server: &ApiServer, name: &str) {
+    server.put("secrets", &tls_secret("shop-tls", &pair(&[name])));
+}
+
+/// A shop with a certificate of the name `one.test`, and a replica that shows it.
+async fn shown() -> (ApiServer, Replica) {
+    let server = secure_shop(&["shop-tls"]).await;
+    certify(&server, "one.test");
+    let replica = Replica::start(&server, "a");
+    replica.shows(&["one.test"]).await;
+    (server, replica)
+}
+
 impl Replica {
     fn ports(&self) -> Vec<u16> {
         self.reader.load().ports().map(|(port, _)| port).collect()
@@ -127,7 +141,7 @@ async fn a_new_certificate_is_in_use_within_two_seconds_and_the_same_is_no_news(
     assert_eq!(server.asked("get", "secrets"), 2, "another version of it");
     assert!(Arc::ptr_eq(&terms, &replica.terms().unwrap()), "with the same in it");
     for name in ["two.test", "three.test"] {
-        server.put("secrets", &tls_secret("shop-tls", &pair(&[name])));
+        certify(&server, name);
         let took = replica.shows(&[name]).await;
         assert!(took <= ROTATION, "{took:?}");
     }
@@ -190,7 +204,7 @@ async fn a_secret_that_is_not_there_closes_its_listener_alone_until_it_is() {
     unresolved(&server, "SecretNotFound", "listener secure: there is no Secret shop-tls in this namespace")
         .await;
     says(&server, "Programmed", "False", "SecretNotFound", "Listener secure is not open").await;
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["one.test"])));
+    certify(&server, "one.test");
     assert!(replica.shows(&["one.test"]).await <= ROTATION);
     assert_eq!(replica.ports(), [8080, 8443]);
     resolved(&server).await;
@@ -199,10 +213,7 @@ async fn a_secret_that_is_not_there_closes_its_listener_alone_until_it_is() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_or_forbidden_secret_keeps_its_certificate() {
-    let server = secure_shop(&["shop-tls"]).await;
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["one.test"])));
-    let replica = Replica::start(&server, "a");
-    replica.shows(&["one.test"]).await;
+    let (server, replica) = shown().await;
     let terms = replica.terms().unwrap();
     server.delete("secrets", "shop-tls");
     unresolved(&server, "SecretNotFound", "(the last good state of it is in use)").await;
@@ -211,7 +222,7 @@ async fn a_deleted_or_forbidden_secret_keeps_its_certificate() {
     assert!(Arc::ptr_eq(&terms, &replica.terms().unwrap()));
     assert_eq!(replica.ports(), [8080, 8443]);
     server.fault("secrets", None);
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["two.test"])));
+    certify(&server, "two.test");
     replica.shows(&["two.test"]).await;
     resolved(&server).await;
     replica.stop().await;
@@ -219,15 +230,12 @@ async fn a_deleted_or_forbidden_secret_keeps_its_certificate() {
 
 #[tokio::test(start_paused = true)]
 async fn an_edit_that_names_a_missing_secret_waits_for_it() {
-    let server = secure_shop(&["shop-tls"]).await;
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["one.test"])));
-    let replica = Replica::start(&server, "a");
-    replica.shows(&["one.test"]).await;
+    let (server, replica) = shown().await;
     let mut edited = tls_pool(&["other-tls"]);
     edited["metadata"]["generation"] = json!(2);
     server.put("loadbalancerpools", &edited);
     unresolved(&server, "SecretNotFound", "The last good spec stays in force").await;
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["still.test"])));
+    certify(&server, "still.test");
     assert!(replica.shows(&["still.test"]).await <= ROTATION, "the Secret in use is followed meanwhile");
     server.put("secrets", &tls_secret("other-tls", &pair(&["two.test"])));
     assert!(replica.shows(&["two.test"]).await <= ROTATION);
@@ -242,7 +250,7 @@ async fn a_secret_of_two_pools_is_read_once_and_followed_by_both() {
     second["spec"]["listeners"] = json!([second["spec"]["listeners"][1]]);
     second["spec"]["listeners"][0]["port"] = json!(8444);
     server.put("loadbalancerpools", &second);
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["one.test"])));
+    certify(&server, "one.test");
     let replica = Replica::start(&server, "a");
     let shown = |replica: &Replica| {
         [web(), PoolId::new("shop", "second")].map(|id| {
@@ -252,7 +260,7 @@ async fn a_secret_of_two_pools_is_read_once_and_followed_by_both() {
     };
     until("both are served", || shown(&replica).iter().all(Option::is_some)).await;
     assert_eq!(server.asked("get", "secrets"), 1);
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["two.test"])));
+    certify(&server, "two.test");
     let is_new = |replica: &Replica| {
         shown(replica).iter().flatten().filter(|it| it.names == ["two.test".into()]).count() == 2
     };
@@ -265,13 +273,10 @@ async fn a_secret_of_two_pools_is_read_once_and_followed_by_both() {
 
 #[tokio::test(start_paused = true)]
 async fn losing_the_api_server_costs_no_certificate_and_its_return_brings_the_news() {
-    let server = secure_shop(&["shop-tls"]).await;
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["one.test"])));
-    let replica = Replica::start(&server, "a");
-    replica.shows(&["one.test"]).await;
+    let (server, replica) = shown().await;
     let terms = replica.terms().unwrap();
     server.down();
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["two.test"])));
+    certify(&server, "two.test");
     sleep(Duration::from_secs(60)).await;
     assert!(Arc::ptr_eq(&terms, &replica.terms().unwrap()));
     server.up();
@@ -284,7 +289,7 @@ async fn losing_the_api_server_costs_no_certificate_and_its_return_brings_the_ne
 async fn a_server_that_cannot_show_secrets_is_asked_with_patience_and_holds_nothing_up_for_ever() {
     for fault in [Fault::Refuse(500), Fault::Refuse(429), Fault::NoAnswer] {
         let server = secure_shop(&["shop-tls"]).await;
-        server.put("secrets", &tls_secret("shop-tls", &pair(&["one.test"])));
+        certify(&server, "one.test");
         server.fault("secrets", Some(fault));
         let replica = Replica::start(&server, "a");
         sleep(RECOVERY).await;
@@ -303,10 +308,7 @@ async fn a_server_that_cannot_show_secrets_is_asked_with_patience_and_holds_noth
 
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_no_pool_names_is_not_read() {
-    let server = secure_shop(&["shop-tls"]).await;
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["one.test"])));
-    let replica = Replica::start(&server, "a");
-    replica.shows(&["one.test"]).await;
+    let (server, replica) = shown().await;
     let mut plain = pool();
     plain["metadata"]["generation"] = json!(2);
     server.put("loadbalancerpools", &plain);
@@ -330,7 +332,7 @@ async fn a_listener_that_asks_clients_for_certificates_is_not_open_without_an_au
     let mut mutual = tls_pool(&["shop-tls"]);
     mutual["spec"]["listeners"][1]["tls"]["clientCA"] = json!({ "name": "clients" });
     server.put("loadbalancerpools", &mutual);
-    server.put("secrets", &tls_secret("shop-tls", &pair(&["one.test"])));
+    certify(&server, "one.test");
     server.put("secrets", &secret("clients", &[("ca.crt", "none")]));
     let replica = Replica::start(&server, "a");
     unresolved(&server, "InvalidSecret", "Secret clients cannot be used: ca.crt: holds no certificate").await;
