@@ -1,5 +1,6 @@
 //! The file source on real files: edits, renames and swapped links as editors and Kubernetes make them.
 
+use std::fmt::Debug;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -69,28 +70,20 @@ impl Running {
         Self { reader, readiness, metrics, ports, stop, task, log, _logging: logging }
     }
 
-    /// Waits until exactly these ports are served.
-    async fn serves(&mut self, ports: &[u16]) {
-        let served = async {
-            while self.reader.load().ports().map(|(port, _)| port).collect::<Vec<_>>() != ports {
+    /// Waits until what it looks at in the snapshot is this.
+    async fn comes_to<T: PartialEq + Debug>(&mut self, look: impl Fn(&Self) -> T, wanted: T) {
+        let reached = async {
+            while look(self) != wanted {
                 assert!(self.reader.changed().await, "the source ended");
             }
         };
-        assert!(
-            timeout(SOON, served).await.is_ok(),
-            "not {ports:?} but {:?}",
-            self.reader.load().ports().map(|(port, _)| port).collect::<Vec<_>>()
-        );
+        assert!(timeout(SOON, reached).await.is_ok(), "not {wanted:?} but {:?}", look(self));
     }
 
-    /// Waits until the snapshot is so.
-    async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        let reached = async {
-            while !is_so(self) {
-                assert!(self.reader.changed().await, "the source ended");
-            }
-        };
-        assert!(timeout(SOON, reached).await.is_ok(), "never so: {what}");
+    /// Waits until exactly these ports are served.
+    async fn serves(&mut self, ports: &[u16]) {
+        let served = |it: &Self| it.reader.load().ports().map(|(port, _)| port).collect();
+        self.comes_to::<Vec<u16>>(served, ports.into()).await;
     }
 
     /// How many authorities each backend of TLS is known by.
@@ -109,17 +102,12 @@ impl Running {
 
     /// Waits until certificates of exactly these names are shown.
     async fn shows(&mut self, names: &[&str]) {
-        let shown = |running: &Self| -> Vec<String> {
-            let terms = running.terms();
+        let shown = |it: &Self| -> Vec<String> {
+            let terms = it.terms();
             let certificates = terms.iter().flat_map(|it| &it.certificates);
             certificates.flat_map(|it| &it.names).map(ToString::to_string).collect()
         };
-        let is_shown = async {
-            while shown(self) != names {
-                assert!(self.reader.changed().await, "the source ended");
-            }
-        };
-        assert!(timeout(SOON, is_shown).await.is_ok(), "not {names:?} but {:?}", shown(self));
+        self.comes_to(shown, names.iter().map(ToString::to_string).collect()).await;
     }
 
     /// Waits until the log says this.
@@ -172,13 +160,25 @@ fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-#[tokio::test]
-async fn an_edited_file_is_in_force_at_once() {
+/// A folder and its file of pools, which says this.
+fn pools(text: &str) -> (TempDir, PathBuf) {
     let folder = folder();
     let file = folder.path().join("pools.yaml");
-    fs::write(&file, pool("a", 8001)).unwrap();
+    fs::write(&file, text).unwrap();
+    (folder, file)
+}
+
+/// A source that serves a pool on this port from a file of its own.
+async fn serving(port: u16) -> (TempDir, PathBuf, Running) {
+    let (folder, file) = pools(&pool("a", port.into()));
     let mut running = Running::start(&file, None);
-    running.serves(&[8001]).await;
+    running.serves(&[port]).await;
+    (folder, file, running)
+}
+
+#[tokio::test]
+async fn an_edited_file_is_in_force_at_once() {
+    let (_folder, file, mut running) = serving(8001).await;
     assert!(running.readiness.is_ready());
     fs::write(&file, pool("a", 8002)).unwrap();
     running.serves(&[8002]).await;
@@ -187,11 +187,7 @@ async fn an_edited_file_is_in_force_at_once() {
 
 #[tokio::test]
 async fn a_file_renamed_over_is_followed() {
-    let folder = folder();
-    let file = folder.path().join("pools.yaml");
-    fs::write(&file, pool("a", 8001)).unwrap();
-    let mut running = Running::start(&file, None);
-    running.serves(&[8001]).await;
+    let (folder, file, mut running) = serving(8001).await;
     for port in [8002, 8003] {
         let beside = folder.path().join("pools.yaml~");
         fs::write(&beside, pool("a", port.into())).unwrap();
@@ -218,17 +214,23 @@ async fn a_file_that_goes_away_and_comes_back_is_followed_by_its_relative_path_t
     running.end().await.unwrap();
 }
 
-/// A ConfigMap volume: `pools.yaml -> ..data/pools.yaml`, `..data -> ..1`, and one rename swaps `..data`.
+/// Puts a version of a volume in the place of the one before as Kubernetes does: `name -> ..data/name`,
+/// `..data -> ..1`, and one rename swaps `..data`.
+fn swap_in(volume: &Path, version: &str, fill: impl FnOnce(&Path)) {
+    let data = volume.join(version);
+    fs::create_dir(&data).unwrap();
+    fill(&data);
+    symlink(version, volume.join("..data_tmp")).unwrap();
+    fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+}
+
 #[tokio::test]
 async fn a_swapped_configmap_volume_is_followed() {
     for as_folder in [false, true] {
         let folder = folder();
-        let write = |version: &str, port| {
-            let data = folder.path().join(version);
-            fs::create_dir(&data).unwrap();
-            fs::write(data.join("pools.yaml"), pool("a", port)).unwrap();
-            symlink(version, folder.path().join("..data_tmp")).unwrap();
-            fs::rename(folder.path().join("..data_tmp"), folder.path().join("..data")).unwrap();
+        let write = |version, port| {
+            let fill = |data: &Path| fs::write(data.join("pools.yaml"), pool("a", port)).unwrap();
+            swap_in(folder.path(), version, fill);
         };
         write("..1", 8001);
         let file = folder.path().join("pools.yaml");
@@ -263,14 +265,17 @@ fn json_of(yaml: &str) -> serde_json::Value {
     serde_yaml::from_str(yaml).unwrap()
 }
 
+/// Two pools, each on its port.
+fn two_pools(a: u32, b: u32) -> String {
+    format!("{}---\n{}", pool("a", a), pool("b", b))
+}
+
 #[tokio::test]
 async fn a_bad_edit_is_told_with_its_line_and_disturbs_nothing() {
-    let folder = folder();
-    let file = folder.path().join("pools.yaml");
-    fs::write(&file, format!("{}---\n{}", pool("a", 8001), pool("b", 8002))).unwrap();
+    let (_folder, file) = pools(&two_pools(8001, 8002));
     let mut running = Running::start(&file, None);
     running.serves(&[8001, 8002]).await;
-    fs::write(&file, format!("{}---\n{}", pool("a", 70_000), pool("b", 8003))).unwrap();
+    fs::write(&file, two_pools(70_000, 8003)).unwrap();
     running.says("pools.yaml:7: spec.listeners[0].port: 70000 is not a port; use 1 to 65535").await;
     running.serves(&[8001, 8003]).await;
     assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 1"));
@@ -351,15 +356,15 @@ async fn new_authorities_of_backends_are_trusted_and_bad_ones_disturb_nothing() 
     running.serves(&[8001]).await;
     assert!(running.trusts().is_empty());
     fs::write(&file, tls_backend_pool(&terms)).unwrap();
-    running.until("one is trusted", |it| it.trusts() == [1]).await;
+    running.comes_to(Running::trusts, vec![1]).await;
     put(&bundle, &(authority("one") + &authority("two")));
-    running.until("two are trusted", |it| it.trusts() == [2]).await;
+    running.comes_to(Running::trusts, vec![2]).await;
     put(&bundle, "none");
     running.says("pools.yaml:13: spec.backends[0].tls.caFile: ").await;
     assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 1"));
     assert_eq!(running.trusts(), [2]);
     put(&bundle, &authority("three"));
-    running.until("three is trusted", |it| it.trusts() == [1]).await;
+    running.comes_to(Running::trusts, vec![1]).await;
     running.end().await.unwrap();
 }
 
@@ -378,25 +383,20 @@ async fn a_pool_whose_authorities_are_missing_stays_as_it_was_or_is_not_served()
     running.end().await.unwrap();
 }
 
-/// A Secret volume: `tls.crt -> ..data/tls.crt`, `..data -> ..1`, and one rename swaps `..data`.
 #[tokio::test]
 async fn the_certificates_of_a_swapped_volume_are_followed() {
     let (folder, certificates) = (folder(), folder());
-    let write = |version: &str, pair: &Pair| {
-        let data = certificates.path().join(version);
-        fs::create_dir(&data).unwrap();
-        write_pair(&data, pair);
-        symlink(version, certificates.path().join("..data_tmp")).unwrap();
-        fs::rename(certificates.path().join("..data_tmp"), certificates.path().join("..data")).unwrap();
+    let write = |version, name| {
+        swap_in(certificates.path(), version, |data| write_pair(data, &pair(&[name])));
     };
-    write("..1", &pair(&["one.test"]));
+    write("..1", "one.test");
     for name in ["tls.crt", "tls.key"] {
         symlink(Path::new("..data").join(name), certificates.path().join(name)).unwrap();
     }
     let mut running = Running::start(&with_certificate(folder.path(), certificates.path()), None);
     running.shows(&["one.test"]).await;
     for (version, name) in [("..2", "two.test"), ("..3", "three.test")] {
-        write(version, &pair(&[name]));
+        write(version, name);
         running.shows(&[name]).await;
     }
     running.end().await.unwrap();
@@ -404,11 +404,7 @@ async fn the_certificates_of_a_swapped_volume_are_followed() {
 
 #[tokio::test]
 async fn an_edit_that_asks_for_a_port_of_another_program_leaves_the_pool_where_it_serves() {
-    let folder = folder();
-    let file = folder.path().join("pools.yaml");
-    fs::write(&file, pool("a", 8001)).unwrap();
-    let mut running = Running::start(&file, None);
-    running.serves(&[8001]).await;
+    let (_folder, file, mut running) = serving(8001).await;
     fs::write(&file, pool("a", TAKEN_PORT.into())).unwrap();
     running.says("pools.yaml:7: spec.listeners[0].port: it is taken").await;
     running.says("pools with mistakes stay as they last were").await;
@@ -419,29 +415,24 @@ async fn an_edit_that_asks_for_a_port_of_another_program_leaves_the_pool_where_i
 
 #[tokio::test]
 async fn an_edit_that_asks_for_a_port_it_cannot_have_disturbs_nothing() {
-    let folder = folder();
-    let file = folder.path().join("pools.yaml");
-    let both = |b| format!("{}---\n{}", pool("a", 8001), pool("b", b));
-    fs::write(&file, both(8002)).unwrap();
+    let (_folder, file) = pools(&two_pools(8001, 8002));
     let mut running = Running::start(&file, None);
     running.serves(&[8001, 8002]).await;
     for port in [8001, OWN_PORT] {
-        fs::write(&file, both(port.into())).unwrap();
+        fs::write(&file, two_pools(8001, port.into())).unwrap();
         running.says("pools.yaml:18: spec.listeners[0].port: ").await;
         running.says("pools with mistakes stay as they last were").await;
         running.serves(&[8001, 8002]).await;
         assert!(running.metrics.scrape().unwrap().contains("guideway_config_errors 1"));
     }
-    fs::write(&file, both(8003)).unwrap();
+    fs::write(&file, two_pools(8001, 8003)).unwrap();
     running.serves(&[8001, 8003]).await;
     running.end().await.unwrap();
 }
 
 #[tokio::test]
 async fn it_is_ready_once_there_is_a_pool() {
-    let folder = folder();
-    let file = folder.path().join("pools.yaml");
-    fs::write(&file, pool("a", 70_000)).unwrap();
+    let (_folder, file) = pools(&pool("a", 70_000));
     let mut running = Running::start(&file, None);
     running.says("70000 is not a port").await;
     running.says("pools with mistakes are not served before they are corrected").await;
@@ -462,11 +453,7 @@ async fn a_path_that_is_not_there_at_start_is_an_error() {
 
 #[tokio::test]
 async fn a_port_that_cannot_be_opened_is_told() {
-    let folder = folder();
-    let file = folder.path().join("pools.yaml");
-    fs::write(&file, pool("a", 80)).unwrap();
-    let mut running = Running::start(&file, None);
-    running.serves(&[80]).await;
+    let (_folder, _file, mut running) = serving(80).await;
     running.ports.report([(80, BindState::Failed { reason: "permission denied".into() })].into());
     running.says("pools.yaml:7: spec.listeners[0].port: pool default/a: permission denied").await;
     assert!(running.metrics.scrape().unwrap().contains("listener=\"web\"} 0\n"));
@@ -485,9 +472,7 @@ fn endpoints(addresses: &[u8]) -> String {
 
 #[tokio::test]
 async fn seats_survive_a_restart() {
-    let (folder, state) = (folder(), folder());
-    let file = folder.path().join("pools.yaml");
-    fs::write(&file, endpoints(&[5, 6])).unwrap();
+    let ((_folder, file), state) = (pools(&endpoints(&[5, 6])), folder());
     let mut running = Running::start(&file, Some(state.path()));
     running.serves(&[8001]).await;
     fs::write(&file, endpoints(&[1, 5, 6])).unwrap();
@@ -522,10 +507,7 @@ async fn a_pipe_in_the_place_of_a_file_is_told_and_the_source_goes_on() {
 
 #[tokio::test]
 async fn a_state_directory_that_vanished_gets_the_seats_of_every_pool_again() {
-    let (folder, state) = (folder(), folder());
-    let file = folder.path().join("pools.yaml");
-    let both = |port| format!("{}---\n{}", pool("a", 8001), pool("b", port));
-    fs::write(&file, both(8002)).unwrap();
+    let ((_folder, file), state) = (pools(&two_pools(8001, 8002)), folder());
     let mut running = Running::start(&file, Some(state.path()));
     running.serves(&[8001, 8002]).await;
     fs::remove_dir_all(state.path()).unwrap();
@@ -537,10 +519,7 @@ async fn a_state_directory_that_vanished_gets_the_seats_of_every_pool_again() {
 
 #[tokio::test]
 async fn a_table_too_small_for_its_endpoints_is_told() {
-    let folder = folder();
-    let file = folder.path().join("pools.yaml");
-    let text = endpoints(&[1, 2, 3]) + "  algorithm: {tableSize: 251}\n";
-    fs::write(&file, text).unwrap();
+    let (_folder, file) = pools(&(endpoints(&[1, 2, 3]) + "  algorithm: {tableSize: 251}\n"));
     let mut running = Running::start(&file, None);
     running.says("tableSize 251 gives 3 seats less than 100 slots each").await;
     running.end().await.unwrap();
