@@ -7,8 +7,7 @@ const PASSED_ON: &str = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=pre
 
 /// A client whose request is with a backend.
 async fn asked(backend: &Backend, stage: &Stage, version: &str) -> (super::stage::Peer, super::stage::Peer) {
-    let (client, upstream) = stage.under_way(backend, &format!("GET / {version}\r\nHost: a\r\n\r\n")).await;
-    (client, upstream)
+    stage.under_way(backend, &format!("GET / {version}\r\nHost: a\r\n\r\n")).await
 }
 
 #[tokio::test]

@@ -82,9 +82,10 @@ async fn a_request_body_that_stands_still_is_answered_408() {
 async fn a_backend_that_takes_no_more_of_a_body_is_the_backends_fault() {
     let backend = Backend::new().await;
     let stage = Stage::with(limits(|limits| limits.body_idle = SHORT), &[backend.address]).await;
+    // Made before the request: it takes longer than a client may stand still.
+    let flood = vec![b'x'; 64 << 20];
     let (mut client, _upstream) =
         stage.under_way(&backend, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n").await;
-    let flood = vec![b'x'; 64 << 20];
     let (mut reading, mut writing) = client.stream.split();
     let mut head = [0; 12];
     tokio::select! {
