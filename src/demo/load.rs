@@ -328,7 +328,7 @@ mod tests {
     use crate::demo::backend::DemoBackend;
     use std::net::{Ipv4Addr, SocketAddr};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     async fn backend(name: &str) -> SocketAddr {
         let backend = DemoBackend::bind(name, (Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
@@ -457,7 +457,10 @@ mod tests {
 
     #[tokio::test]
     async fn refusals_timeouts_and_error_statuses_are_failures_with_their_reason() {
-        let refused = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+        // Nobody else gets its port, and it never listens.
+        let closed = TcpSocket::new_v4().unwrap();
+        closed.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let refused = closed.local_addr().unwrap();
         let target = backend("a").await;
         let impatient = |plan| LoadPlan { timeout: Duration::from_millis(30), ..plan };
         for (plan, reason) in [
