@@ -32,11 +32,10 @@ impl Document {
 
     /// Words that kubectl would send as something else than they look here.
     pub(super) fn ambiguities(&self) -> impl Iterator<Item = FieldError> {
-        self.marks.ambiguous.iter().filter_map(|(path, text)| {
-            let path = path.strip_prefix(&self.prefix)?;
-            let reason = format!("kubectl reads `{text}` as a boolean or number; put it in quotes");
-            Some(FieldError::new(path, reason))
-        })
+        let of_this = |(path, reason): &(String, String)| {
+            Some(FieldError::new(path.strip_prefix(&self.prefix)?, reason.clone()))
+        };
+        self.marks.ambiguous.iter().filter_map(of_this)
     }
 }
 
@@ -136,6 +135,6 @@ mod tests {
     fn words_that_kubectl_reads_otherwise_are_reported_with_their_field() {
         let document = read("metadata: {name: on}\n").unwrap().remove(0);
         let found: Vec<String> = document.ambiguities().map(|it| it.to_string()).collect();
-        assert_eq!(found, ["metadata.name: kubectl reads `on` as a boolean or number; put it in quotes"]);
+        assert_eq!(found, ["metadata.name: kubectl reads `on` as true; write true, or put `on` in quotes"]);
     }
 }

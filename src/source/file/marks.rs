@@ -5,11 +5,13 @@ use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle};
 
+use super::kubectl;
+
 /// The lines of one document's fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks {
     lines: HashMap<String, usize>,
-    /// Path and text of plain words that are booleans or numbers to kubectl.
+    /// Path of plain words that kubectl reads otherwise than we do, and what to do about it.
     pub(super) ambiguous: Vec<(String, String)>,
     doubled: Vec<Doubled>,
 }
@@ -79,10 +81,13 @@ impl Walk {
     fn take(&mut self, event: Event<'_>, line: usize) {
         match event {
             Event::Scalar(text, style, _, tag) => {
+                let is_word = style == ScalarStyle::Plain && tag.is_none();
                 if let Some(Open::Mapping { path, key: key @ None }) = self.open.last_mut() {
                     let path = join(path, &text);
                     let first = *self.marks.lines.entry(path.clone()).or_insert(line);
                     *key = Some(path.clone());
+                    let objection = is_word.then(|| kubectl::objection_to_key(&text)).flatten();
+                    self.marks.ambiguous.extend(objection.map(|it| (path.clone(), it)));
                     if first != line {
                         self.marks.doubled.push(Doubled { path, first, second: line });
                     }
@@ -90,9 +95,8 @@ impl Walk {
                 }
                 let is_null = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null");
                 let path = self.enter(line, is_null);
-                if style == ScalarStyle::Plain && tag.is_none() && is_ambiguous(&text) {
-                    self.marks.ambiguous.push((path, text.into_owned()));
-                }
+                let objection = is_word.then(|| kubectl::objection(&text)).flatten();
+                self.marks.ambiguous.extend(objection.map(|it| (path, it)));
             }
             Event::Alias(_) => drop(self.enter(line, false)),
             Event::SequenceStart(..) => {
@@ -134,17 +138,6 @@ impl Walk {
 
 fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.into() } else { format!("{path}.{key}") }
-}
-
-/// YAML 1.1, which kubectl reads, has more booleans and numbers than YAML 1.2.
-fn is_ambiguous(text: &str) -> bool {
-    let word = text.to_ascii_lowercase();
-    let is_boolean = matches!(word.as_str(), "y" | "n" | "yes" | "no" | "on" | "off");
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let is_number = digits.contains('_')
-        && digits.starts_with(|it: char| it.is_ascii_digit())
-        && digits.bytes().all(|it| it.is_ascii_digit() || it == b'_');
-    is_boolean || is_number
 }
 
 #[cfg(test)]
@@ -209,7 +202,11 @@ tagged: !!str yes
 
     #[test]
     fn words_that_kubectl_reads_otherwise_are_found() {
-        let found = &read(TEXT)[1].ambiguous;
-        assert_eq!(found, &[("name".into(), "on".into()), ("count".into(), "1_000".into())]);
+        let found = |text| read(text).pop().unwrap().ambiguous;
+        let name = "kubectl reads `on` as true; write true, or put `on` in quotes";
+        let count = "kubectl reads `1_000` as 1000; write 1000, or put `1_000` in quotes";
+        assert_eq!(found(TEXT), [("name".into(), name.into()), ("count".into(), count.into())]);
+        let key = "kubectl reads the key `012` as 10; put it in quotes";
+        assert_eq!(found("labels: {012: a, '013': b}"), [("labels.012".into(), key.into())]);
     }
 }

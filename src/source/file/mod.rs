@@ -31,6 +31,7 @@ mod documents;
 mod folder;
 pub mod inspection;
 mod keeper;
+mod kubectl;
 mod look;
 mod marks;
 mod picture;

@@ -276,7 +276,9 @@ pub(super) mod tests {
         check(
             &pool("off", 80),
             Target::Standalone,
-            &["pools.yaml:3: metadata.name: kubectl reads `off` as a boolean or number; put it in quotes"],
+            &[
+                "pools.yaml:3: metadata.name: kubectl reads `off` as false; write false, or put `off` in quotes",
+            ],
         );
     }
 
