@@ -31,30 +31,48 @@ pub(super) type Texts = BTreeMap<Arc<Path>, Result<Arc<str>, String>>;
 /// The same of certificates and keys.
 pub(super) type Credentials = BTreeMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>;
 
-/// Reads the file `path`, or the YAML and JSON files in the folder `path`.
+/// Reads the file `path`, or the YAML and JSON files in the folder `path`. What stands in a folder under the name of
+/// such a file and cannot be read is an error of its own: a pool may be lost there.
 pub(super) fn read(path: &Path) -> io::Result<Texts> {
-    let files = if path.is_dir() { manifests(path)? } else { vec![path.to_owned()] };
-    if let [file] = files.as_slice()
-        && file == path
-    {
+    if !path.is_dir() {
         fs::metadata(path)?;
+        return Ok(Texts::from([(path.into(), text(path))]));
     }
-    let entry = |file: PathBuf| {
-        let text = read_text(&file).map(Arc::from).map_err(|error| error.to_string());
-        (Arc::from(file), text)
-    };
-    Ok(files.into_iter().map(entry).collect())
+    let files = manifests(path)?.into_iter().filter_map(|file| {
+        let text = text(&file);
+        // Removed since the folder was listed.
+        let is_gone = text.is_err() && fs::symlink_metadata(&file).is_err_and(is_missing);
+        (!is_gone).then(|| (file.into(), text))
+    });
+    Ok(files.collect())
 }
 
-/// Hidden entries are left out: ConfigMap volumes and editors keep their own copies there.
+/// The visible names of manifests. Hidden ones are left out: ConfigMap volumes and editors keep their own copies there.
 fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
     let is_manifest = |path: &PathBuf| {
         let extension = path.extension().and_then(|it| it.to_str()).unwrap_or_default();
         let is_hidden = path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(b"."));
-        matches!(extension, "yaml" | "yml" | "json") && !is_hidden && path.is_file()
+        matches!(extension, "yaml" | "yml" | "json") && !is_hidden
     };
     Ok(paths.into_iter().filter(is_manifest).collect())
+}
+
+/// What a file holds, or why not and what to do about it.
+fn text(path: &Path) -> Result<Arc<str>, String> {
+    let advice = |error: io::Error| match error.raw_os_error() {
+        // Told by ourselves, with what to do.
+        None => error.to_string(),
+        Some(_) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+            "it is a link that leads to no file; correct or remove it".into()
+        }
+        Some(_) => format!("{error}; make it readable or remove it"),
+    };
+    read_text(path).map(Arc::from).map_err(advice)
+}
+
+fn is_missing(error: io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 /// Reads the certificates and keys at these paths.
@@ -69,7 +87,7 @@ pub(super) fn read_credentials(paths: BTreeSet<PathBuf>) -> Credentials {
 
 fn read_text(path: &Path) -> io::Result<String> {
     let bytes = read_bytes(path, FILE_BYTES_MAX, "larger than 16 MiB; split it")?;
-    let no_text = || io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8");
+    let no_text = || io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8; save it as UTF-8");
     String::from_utf8(bytes).map_err(|_| no_text())
 }
 
@@ -101,7 +119,7 @@ fn irregular(kind: FileType) -> io::Result<()> {
         _ if kind.is_socket() => "a socket",
         _ => "a device",
     };
-    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}; name a regular file")))
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}; use a regular file")))
 }
 
 /// Tells when to read again.
@@ -234,10 +252,35 @@ mod tests {
         for name in ["b.yml", "a.yaml", "c.json", ".hidden.yaml", "notes.txt", "a.yaml~"] {
             fs::write(folder.path().join(name), "x").unwrap();
         }
-        fs::create_dir(folder.path().join("d.yaml")).unwrap();
+        fs::create_dir(folder.path().join("d")).unwrap();
         let texts = read(folder.path()).unwrap();
         let names: Vec<_> = texts.keys().map(|it| it.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["a.yaml", "b.yml", "c.json"]);
+    }
+
+    #[test]
+    fn what_has_the_name_of_a_manifest_and_cannot_be_read_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name| folder.path().join(name);
+        std::os::unix::fs::symlink("nowhere", path("a.yaml")).unwrap();
+        std::os::unix::fs::symlink("b.yml", path("b.yml")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("c.json"), rustix::fs::Mode::RUSR).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("d.yaml")).unwrap();
+        fs::create_dir(path("e.yaml")).unwrap();
+        std::os::unix::fs::symlink("f", path("f.yaml")).unwrap();
+        fs::write(path("f"), "x").unwrap();
+        let told: Vec<_> = read(folder.path()).unwrap().into_values().collect();
+        assert_eq!(
+            told,
+            [
+                Err("it is a link that leads to no file; correct or remove it".into()),
+                Err("Too many levels of symbolic links (os error 40); make it readable or remove it".into()),
+                Err("it is a pipe; use a regular file".into()),
+                Err("it is a socket; use a regular file".into()),
+                Err("it is a folder; use a regular file".into()),
+                Ok("x".into()),
+            ]
+        );
     }
 
     #[test]
@@ -250,7 +293,7 @@ mod tests {
         std::os::unix::fs::symlink(&pipe, &link).unwrap();
         let check = |path: &Path, what: &str| {
             let told = open(path).unwrap_err().to_string();
-            assert_eq!(told, format!("it is {what}; name a regular file"), "{}", path.display());
+            assert_eq!(told, format!("it is {what}; use a regular file"), "{}", path.display());
         };
         check(&pipe, "a pipe");
         check(&link, "a pipe");
@@ -258,10 +301,7 @@ mod tests {
         check(folder.path(), "a folder");
         check(Path::new("/dev/zero"), "a device");
         let texts = read(&pipe).unwrap();
-        assert_eq!(
-            texts.into_values().collect::<Vec<_>>(),
-            [Err("it is a pipe; name a regular file".into())]
-        );
+        assert_eq!(texts.into_values().collect::<Vec<_>>(), [Err("it is a pipe; use a regular file".into())]);
     }
 
     #[test]
@@ -272,7 +312,7 @@ mod tests {
         let large = File::create(folder.path().join("large.yaml")).unwrap();
         large.set_len(FILE_BYTES_MAX + 1).unwrap();
         let results: Vec<_> = read(folder.path()).unwrap().into_values().collect();
-        assert_eq!(results[0].as_deref(), Err(&"stream did not contain valid UTF-8".to_string()));
+        assert_eq!(results[0].as_deref(), Err(&"it is not UTF-8; save it as UTF-8".to_string()));
         assert_eq!(results[1].as_deref(), Ok("x"));
         assert_eq!(results[2].as_deref(), Err(&"larger than 16 MiB; split it".to_string()));
     }

@@ -93,7 +93,7 @@ fn texts(path: &Path) -> Texts {
     }
     match folder::read(path) {
         Ok(texts) if texts.is_empty() => {
-            Texts::from([(path.into(), Err("the folder holds no .yaml, .yml or .json file".into()))])
+            Texts::from([(path.into(), Err("the folder holds no .yaml, .yml or .json file; put one there".into()))])
         }
         Ok(texts) => texts,
         Err(error) => Texts::from([(path.into(), Err(error.to_string()))]),
@@ -154,7 +154,8 @@ mod tests {
         let inspection = inspect(&[missing, empty.path().into()], Target::Cluster).unwrap();
         let found: Vec<&str> = inspection.problems.iter().map(|it| it.reason.as_str()).collect();
         let no_file = "cannot be read: No such file or directory (os error 2)";
-        assert_eq!(found, [no_file, "cannot be read: the folder holds no .yaml, .yml or .json file"]);
+        let empty = "cannot be read: the folder holds no .yaml, .yml or .json file; put one there";
+        assert_eq!(found, [no_file, empty]);
     }
 
     #[test]

@@ -84,18 +84,18 @@ fn readings(
     };
     let files = match texts {
         Ok(files) if files.is_empty() => {
-            let reason = "holds no .yaml, .yml or .json file; the pools stay as they were";
+            let reason = "holds no .yaml, .yml or .json file; put one there";
             return Ok(BTreeMap::from([unreadable(path, reason.into())]));
         }
         Ok(files) => files,
         Err(error) => {
-            let reason = format!("cannot be read: {error}; the pools stay as they were");
+            let reason = format!("cannot be read: {error}; put it back or make it readable");
             return Ok(BTreeMap::from([unreadable(path, reason)]));
         }
     };
     let read = |(file, text): (&Arc<Path>, &Result<Arc<str>, String>)| match text {
         Ok(text) => (file.clone(), reading::read(text, file, &admission, Target::Standalone)),
-        Err(error) => unreadable(file, format!("cannot be read: {error}; its pools stay as they were")),
+        Err(error) => unreadable(file, format!("cannot be read: {error}")),
     };
     Ok(files.iter().map(read).collect())
 }

@@ -498,10 +498,30 @@ async fn a_pipe_in_the_place_of_a_file_is_told_and_the_source_goes_on() {
     let mode = rustix::fs::Mode::from(0o600);
     rustix::fs::mkfifoat(rustix::fs::CWD, &file, mode).unwrap();
     let mut running = Running::start(&file, None);
-    running.says("pools.yaml:1: cannot be read: it is a pipe; name a regular file").await;
+    running.says("pools.yaml:1: cannot be read: it is a pipe; use a regular file\n").await;
+    running.says("pools with mistakes are not served before they are corrected").await;
     fs::remove_file(&file).unwrap();
     fs::write(&file, pool("a", 8001)).unwrap();
     running.serves(&[8001]).await;
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_a_folder_that_cannot_be_read_keeps_its_pools_and_one_that_is_gone_does_not() {
+    let folder = folder();
+    let [a, b, target] = ["a.yaml", "b.yaml", "target"].map(|name| folder.path().join(name));
+    fs::write(&target, pool("a", 8001)).unwrap();
+    std::os::unix::fs::symlink(&target, &a).unwrap();
+    fs::write(&b, pool("b", 8002)).unwrap();
+    let mut running = Running::start(folder.path(), None);
+    running.serves(&[8001, 8002]).await;
+    fs::remove_file(&target).unwrap();
+    running.says("a.yaml:1: cannot be read: it is a link that leads to no file; correct or remove it").await;
+    running.says("pools with mistakes stay as they last were").await;
+    assert!(running.metrics.scrape().unwrap().contains("\nguideway_config_errors 1\n"));
+    running.serves(&[8001, 8002]).await;
+    fs::remove_file(&a).unwrap();
+    running.serves(&[8002]).await;
     running.end().await.unwrap();
 }
 
