@@ -217,7 +217,7 @@ fn what_ended(part: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinErr
 }
 
 /// The port of the metrics, where it is in the way of listeners on `address`.
-fn own_port(metrics: SocketAddr, address: Option<IpAddr>) -> Option<u16> {
+pub(crate) fn own_port(metrics: SocketAddr, address: Option<IpAddr>) -> Option<u16> {
     // What is bound to all IPv6 addresses takes IPv4 as well.
     let covers = |a: IpAddr, b: IpAddr| a == b || (a.is_unspecified() && (a.is_ipv6() || b.is_ipv4()));
     let meets = |listeners| covers(listeners, metrics.ip()) || covers(metrics.ip(), listeners);

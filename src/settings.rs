@@ -2,7 +2,7 @@
 //! starts. Every mistake is reported in one go, because whoever corrects one wants to know the others.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -285,13 +285,15 @@ fn trusted_proxies(texts: &[String], mistakes: &mut Mistakes) -> Vec<Network> {
     texts.iter().filter_map(&mut parse).collect()
 }
 
+/// Where the metrics are served unless another place is given.
+pub const METRICS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9901);
+
 fn metrics_address(text: Option<&str>, mistakes: &mut Mistakes) -> SocketAddr {
-    let default = SocketAddr::from(([0, 0, 0, 0], 9901));
-    let Some(text) = text else { return default };
+    let Some(text) = text else { return METRICS_ADDRESS };
     text.parse().unwrap_or_else(|_| {
         let reason = format!("`{text}` is no address; write IP:PORT, such as 127.0.0.1:9901 or [::]:9901");
         mistakes.add("metrics-address", reason);
-        default
+        METRICS_ADDRESS
     })
 }
 

@@ -23,7 +23,7 @@ use crate::source::translate::{BackendSource, Translated};
 /// What is going to happen to which pool.
 #[derive(Args, Debug)]
 pub(super) struct Flags {
-    /// File or folder with the pool; - is standard input
+    /// File or folder with the pool; - is standard input, and a pipe is read to its end
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
@@ -91,7 +91,7 @@ pub(super) fn execute(flags: &Flags) -> anyhow::Result<ExitCode> {
 
 fn find(flags: &Flags) -> anyhow::Result<Translated> {
     let target = if flags.standalone { Target::Standalone } else { Target::Cluster };
-    let inspection = inspection::inspect(std::slice::from_ref(&flags.file), target)?;
+    let inspection = inspection::inspect(std::slice::from_ref(&flags.file), target, None)?;
     let is_meant =
         |id: &PoolId| flags.pool.as_ref().is_none_or(|name| *name == id.to_string() || *name == *id.name);
     let names: Vec<String> = inspection.pools.iter().map(|(_, it)| it.pool.id.to_string()).collect();

@@ -1,7 +1,7 @@
 //! Owns the look at files that nobody serves yet: what a cluster, or a process of its own, would say to all
 //! of them together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
@@ -28,16 +28,16 @@ pub struct Inspection {
     pub problems: Vec<Problem>,
     /// What works and is not as it should be, by file and line.
     pub remarks: Vec<Problem>,
-    /// The pools with nothing wrong of their own, by file and line.
+    /// The pools with nothing wrong, by file and line.
     pub pools: Vec<(Place, Translated)>,
-    /// The pools with something wrong of their own, by file and line.
+    /// The pools with something wrong, of their own or beside the others, by file and line.
     pub refused: Vec<PoolId>,
     /// Documents of other kinds, which were not looked at.
     pub others: Vec<(Place, String)>,
 }
 
-/// Looks at files and folders; `-` is standard input.
-pub fn inspect(paths: &[PathBuf], target: Target) -> Result<Inspection, ManifestError> {
+/// Looks at files and folders; `-` is standard input. No pool can have the port `own`, which the process itself has.
+pub fn inspect(paths: &[PathBuf], target: Target, own: Option<u16>) -> Result<Inspection, ManifestError> {
     let admission = Admission::new()?;
     let mut inspection = Inspection::default();
     let mut pools: BTreeMap<PoolId, Vec<Found>> = BTreeMap::new();
@@ -55,24 +55,33 @@ pub fn inspect(paths: &[PathBuf], target: Target) -> Result<Inspection, Manifest
         inspection.others.extend(reading.others);
         reading.pools.into_iter().for_each(|pool| pools.entry(pool.id.clone()).or_default().push(pool));
     }
-    pools.iter().for_each(|(id, places)| inspection.problems.extend(doubles(id, places)));
-    let mut pools: Vec<Found> = pools.into_values().flatten().collect();
-    pools.sort_by(|a, b| a.place.cmp(&b.place));
-    let refused = ports::refusals(&pools, &BTreeMap::new(), None, &BTreeMap::new());
-    inspection.problems.extend(refused.into_values().flatten());
-    for pool in pools {
-        match pool.outcome {
-            Ok(translated) => inspection.pools.push((pool.place, translated)),
-            Err(problems) => {
-                inspection.problems.extend(problems);
-                inspection.refused.push(pool.id);
-            }
-        }
-    }
+    judge(pools, own, &mut inspection);
     inspection.problems.sort();
     // A Secret that several pools name is wrong for each of them.
     inspection.problems.dedup();
     Ok(inspection)
+}
+
+/// Holds the pools against each other, and says only then which of them are right.
+fn judge(pools: BTreeMap<PoolId, Vec<Found>>, own: Option<u16>, inspection: &mut Inspection) {
+    pools.iter().for_each(|(id, places)| inspection.problems.extend(doubles(id, places)));
+    let is_double = |(id, places): (&PoolId, &Vec<Found>)| (places.len() > 1).then(|| id.clone());
+    let doubled: BTreeSet<PoolId> = pools.iter().filter_map(is_double).collect();
+    let mut pools: Vec<Found> = pools.into_values().flatten().collect();
+    pools.sort_by(|a, b| a.place.cmp(&b.place));
+    let mut refused = ports::refusals(&pools, &BTreeMap::new(), own, &BTreeMap::new());
+    for (index, pool) in pools.into_iter().enumerate() {
+        let problems = refused.remove(&index);
+        match pool.outcome {
+            Ok(translated) if problems.is_none() && !doubled.contains(&pool.id) => {
+                inspection.pools.push((pool.place, translated));
+            }
+            outcome => {
+                inspection.problems.extend(outcome.err().into_iter().chain(problems).flatten());
+                inspection.refused.push(pool.id);
+            }
+        }
+    }
 }
 
 fn now() -> u64 {
@@ -92,9 +101,10 @@ fn texts(path: &Path) -> Texts {
         return Texts::from([(path.into(), text)]);
     }
     match folder::read(path) {
-        Ok(texts) if texts.is_empty() => {
-            Texts::from([(path.into(), Err("the folder holds no .yaml, .yml or .json file; put one there".into()))])
-        }
+        Ok(texts) if texts.is_empty() => Texts::from([(
+            path.into(),
+            Err("the folder holds no .yaml, .yml or .json file; put one there".into()),
+        )]),
         Ok(texts) => texts,
         Err(error) => Texts::from([(path.into(), Err(error.to_string()))]),
     }
@@ -118,7 +128,7 @@ mod tests {
         for (name, text) in files {
             fs::write(folder.path().join(name), text).unwrap();
         }
-        let inspection = inspect(&[folder.path().into()], Target::Cluster).unwrap();
+        let inspection = inspect(&[folder.path().into()], Target::Cluster, Some(9901)).unwrap();
         let prefix = format!("{}/", folder.path().display());
         let bare = |text: String| text.replace(&prefix, "");
         let found: Vec<String> = inspection.problems.iter().map(|it| bare(it.to_string())).collect();
@@ -143,7 +153,35 @@ mod tests {
                 "b.yaml:18: spec.listeners[0].port: pool default/b at a.yaml:12 has port 81 too; use another port, or \
                  name the hosts or paths of each",
             ],
-            &["a.yaml:1: default/a", "a.yaml:12: default/b", "b.yaml:1: default/a", "b.yaml:12: default/c"],
+            &["a.yaml:12: default/b"],
+        );
+    }
+
+    #[test]
+    fn a_pool_that_begins_connections_otherwise_than_the_first_of_its_port_is_not_right() {
+        let on = |name, fields: &str| {
+            let fields = format!("port: 80\n    hostnames: [{name}.test]{fields}\n  b");
+            pool(name, 80).replace("port: 80\n  b", &fields)
+        };
+        check(
+            &[("a.yaml", on("a", "")), ("b.yaml", on("b", "\n    proxyProtocol: Require"))],
+            &[
+                "b.yaml:9: spec.listeners[0].proxyProtocol: pool default/a at a.yaml:1 has another proxyProtocol on \
+               port 80; use the same, or another port",
+            ],
+            &["a.yaml:1: default/a"],
+        );
+    }
+
+    #[test]
+    fn no_pool_has_the_port_of_the_process() {
+        check(
+            &[("a.yaml", pool("a", 9901)), ("b.yaml", pool("b", 80))],
+            &[
+                "a.yaml:7: spec.listeners[0].port: 9901 is Guideway's own metrics port (--metrics-address); use another \
+               port",
+            ],
+            &["b.yaml:1: default/b"],
         );
     }
 
@@ -151,7 +189,7 @@ mod tests {
     fn what_cannot_be_read_is_a_problem_of_its_own() {
         let missing = PathBuf::from("/nowhere/pools.yaml");
         let empty = tempfile::tempdir().unwrap();
-        let inspection = inspect(&[missing, empty.path().into()], Target::Cluster).unwrap();
+        let inspection = inspect(&[missing, empty.path().into()], Target::Cluster, None).unwrap();
         let found: Vec<&str> = inspection.problems.iter().map(|it| it.reason.as_str()).collect();
         let no_file = "cannot be read: No such file or directory (os error 2)";
         let empty = "cannot be read: the folder holds no .yaml, .yml or .json file; put one there";
