@@ -107,7 +107,10 @@ fn member(
 ) -> Option<Member> {
     let ip = endpoint.address.parse::<IpAddr>().ok().filter(|ip| is_reachable(*ip));
     if ip.is_none() {
-        let reason = format!("`{}` is no address of a host; write one such as 192.0.2.10", endpoint.address);
+        let reason = format!(
+            "`{}` is no IP address of a host; write one such as 192.0.2.10, not a host name",
+            endpoint.address
+        );
         errors.add(format!("{path}.address"), reason);
     }
     if endpoint.port == 0 {

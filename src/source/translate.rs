@@ -764,11 +764,11 @@ mod tests {
             &[
                 (
                     "spec.backends[0].endpoints[1].address",
-                    "`db.example.net` is no address of a host; write one such as 192.0.2.10",
+                    "`db.example.net` is no IP address of a host; write one such as 192.0.2.10, not a host name",
                 ),
                 (
                     "spec.backends[0].endpoints[2].address",
-                    "`0.0.0.0` is no address of a host; write one such as 192.0.2.10",
+                    "`0.0.0.0` is no IP address of a host; write one such as 192.0.2.10, not a host name",
                 ),
                 ("spec.backends[0].endpoints[2].port", "0 is not a port; use 1 to 65535"),
                 (
