@@ -1,5 +1,5 @@
 //! Owns the agreement check: replicas that see the same events at different times, follow changing
-//! lease holders and lose none of them must end with the same table.
+//! lease holders and lose none of them must end with the same table, and none overlooks whoever serves on the way.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use guideway::balance::key::KeySource;
 use guideway::balance::pool::{Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness, Timeouts};
 use guideway::balance::routes::Match;
 use guideway::balance::seats::{Authority, Roster};
+use guideway::balance::snapshot::PoolSnapshot;
 
 const REPLICAS: usize = 3;
 const STEPS: usize = 40;
@@ -22,7 +23,7 @@ const TABLE_SIZE: u32 = 101;
 pub(crate) fn check_schedule(seed: u64) -> Result<(), String> {
     let mut world = World::new(seed);
     for _ in 0..STEPS {
-        world.step();
+        world.step()?;
     }
     world.settle_and_compare()
 }
@@ -75,7 +76,7 @@ impl World {
         (mix(self.seed, self.random) % bound as u64) as usize
     }
 
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<(), String> {
         self.now_ms += [1, 20, 300, 1_500, 40_000, 90_000][self.below(6)];
         match self.below(8) {
             0..=1 => self.join(),
@@ -89,8 +90,9 @@ impl World {
         self.replicas.iter_mut().for_each(|replica| replica.inbox.push_back(News::Members(view.clone())));
         for replica in 0..REPLICAS {
             let deliveries = self.below(4);
-            self.deliver(replica, deliveries);
+            self.deliver(replica, deliveries)?;
         }
+        Ok(())
     }
 
     fn join(&mut self) {
@@ -135,10 +137,12 @@ impl World {
         let index = self.below(self.members.len());
         let next = [State::Ready, State::NotReady, State::Terminating { serving: true }][self.below(3)];
         let member = &mut self.members[index];
-        // A terminating pod never comes back.
-        if !matches!(member.state, State::Terminating { .. }) {
-            member.state = next;
-        }
+        // A terminating pod never comes back, but it may cease to serve.
+        member.state = match (member.state, next) {
+            (State::Terminating { .. }, State::NotReady) => State::Terminating { serving: false },
+            (State::Terminating { serving }, _) => State::Terminating { serving },
+            _ => next,
+        };
     }
 
     fn change_weight(&mut self) {
@@ -151,7 +155,7 @@ impl World {
     }
 
     /// Hands a replica its next news and lets it rebuild after each.
-    fn deliver(&mut self, index: usize, count: usize) {
+    fn deliver(&mut self, index: usize, count: usize) -> Result<(), String> {
         for _ in 0..count {
             let Some(news) = self.replicas[index].inbox.pop_front() else { break };
             let replica = &mut self.replicas[index];
@@ -159,16 +163,18 @@ impl World {
                 News::Members(members) => replica.members = members,
                 News::Roster(roster) => replica.assembly.adopt(&roster),
             }
-            self.rebuild(index);
+            self.rebuild(index)?;
         }
+        Ok(())
     }
 
-    fn rebuild(&mut self, index: usize) {
+    fn rebuild(&mut self, index: usize) -> Result<(), String> {
         let is_holder = self.holder == Some(index);
         let authority = if is_holder { Authority::Holder } else { Authority::Follower };
         let replica = &mut self.replicas[index];
         let built = replica.assembly.assemble(&self.pool, &replica.members, authority, self.now_ms);
         replica.digest = built.snapshot.digest;
+        let overlooked = overlooked(&built.snapshot);
         let roster = replica.assembly.roster();
         if is_holder && self.published.as_ref() != Some(&roster) {
             self.published = Some(roster.clone());
@@ -177,6 +183,8 @@ impl World {
                 .iter_mut()
                 .for_each(|replica| replica.inbox.push_back(News::Roster(roster.clone())));
         }
+        let seed = self.seed;
+        overlooked.map_or(Ok(()), |what| Err(format!("schedule {seed}: at replica {index}, {what}")))
     }
 
     /// Ends the schedule: someone holds the lease, all news arrive, nobody waits any more.
@@ -185,8 +193,8 @@ impl World {
         for _ in 0..4 {
             self.now_ms += 100_000;
             for replica in 0..REPLICAS {
-                self.deliver(replica, usize::MAX);
-                self.rebuild(replica);
+                self.deliver(replica, usize::MAX)?;
+                self.rebuild(replica)?;
             }
         }
         for (index, replica) in self.replicas.iter().enumerate().skip(1) {
@@ -201,7 +209,37 @@ impl World {
     }
 }
 
+/// The keys go to ready backends alone as long as there is one, then to all that serve on their way out, and to
+/// nobody only where nobody serves. What is wrong, if anything.
+fn overlooked(snapshot: &PoolSnapshot) -> Option<String> {
+    let weight =
+        |group: &str| snapshot.pool.groups.iter().find(|it| *it.name == *group).map_or(0, |it| it.weight);
+    let members = || snapshot.members.iter().filter(|it| weight(&it.backend.group) > 0);
+    let in_state = |state: State| members().filter(move |it| it.state == state);
+    let serving = State::Terminating { serving: true };
+    let best = if in_state(State::Ready).next().is_some() { State::Ready } else { serving };
+    let wrong = snapshot
+        .members
+        .iter()
+        .find(|it| it.slots > 0 && (it.state != best || weight(&it.backend.group) == 0));
+    let idle = in_state(serving).find(|it| best == serving && it.slots == 0);
+    let is_served = snapshot.pick(mix(snapshot.digest, 0)).is_some();
+    match (wrong.or(idle), in_state(best).next().is_some() == is_served) {
+        (Some(member), _) => {
+            Some(format!("{} has {} slots as {:?}", member.backend.id, member.slots, member.state))
+        }
+        (None, false) if is_served => Some("a key goes to somebody, and nobody serves".into()),
+        (None, false) => Some("a key goes to nobody, and somebody serves".into()),
+        (None, true) => None,
+    }
+}
+
 fn pool(seed: u64) -> Arc<Pool> {
+    let canary = match seed {
+        _ if seed.is_multiple_of(7) => 0,
+        _ if seed.is_multiple_of(2) => 10,
+        _ => 90,
+    };
     Arc::new(Pool {
         id: PoolId::new("default", "web"),
         created_ms: 0,
@@ -214,7 +252,7 @@ fn pool(seed: u64) -> Arc<Pool> {
         }],
         groups: vec![
             Group { name: "stable".into(), weight: 90, tls: None },
-            Group { name: "canary".into(), weight: if seed.is_multiple_of(2) { 10 } else { 90 }, tls: None },
+            Group { name: "canary".into(), weight: canary, tls: None },
         ],
         table_size: Some(TABLE_SIZE),
         fill: if seed.is_multiple_of(5) { Fill::Paper } else { Fill::Seats },

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::assignment::{Assignment, AssignmentBuilder, GroupLoad};
 use super::backend::{Backend, BackendId, Member, State};
+use super::cast::Cast;
 use super::hash;
 use super::pool::{Fill, Pool, Readiness};
 use super::seats::{Authority, Event, Roster, Seat, SeatBook};
 use super::snapshot::{MemberView, PoolSnapshot};
-use super::table::{Bases, SeatLoad, paper, prime};
+use super::table::{Bases, paper, prime};
 
 /// Seed of every table. One for all pools, so that two pools over the same seats route alike.
 const SEED: u64 = 0x4d61_676c_6576;
@@ -174,71 +175,10 @@ fn cause_of(events: &BTreeSet<Event>) -> Cause {
     }
 }
 
-/// Who plays now.
-struct Cast<'a> {
-    /// By seat: the occupant that may serve.
-    occupants: Vec<Option<&'a Member>>,
-    /// The groups in the order in which they came to their first seat, which neither a new group nor the
-    /// order of the specification changes.
-    groups: Vec<CastGroup>,
-}
-
-/// One group of the cast.
-struct CastGroup {
-    /// Its seats, ascending.
-    seats: Vec<usize>,
-    load: GroupLoad,
-}
-
-impl<'a> Cast<'a> {
-    fn new(pool: &Pool, members: &'a [Member], seats: &[Seat]) -> Self {
-        let by_id: HashMap<&BackendId, &Member> =
-            members.iter().map(|member| (&member.backend.id, member)).collect();
-        let occupant = |seat: &Seat| by_id.get(&seat.occupant.as_ref()?.id).copied();
-        let weights: HashMap<&str, u16> = pool.groups.iter().map(|it| (&*it.name, it.weight)).collect();
-        let weight = |group: &str| weights.get(group).copied().unwrap_or(0);
-        let present: Vec<Option<&Member>> =
-            seats.iter().map(|seat| occupant(seat).filter(|_| weight(&seat.group) > 0)).collect();
-        let mut occupants: Vec<Option<&Member>> = present
-            .iter()
-            .zip(seats)
-            .map(|(it, seat)| it.filter(|m| !seat.is_vacant() && m.state == State::Ready))
-            .collect();
-        if occupants.iter().all(Option::is_none) {
-            // Nobody is ready: those on their way out that still answer are better than nobody.
-            occupants = present
-                .into_iter()
-                .map(|it| it.filter(|m| m.state == State::Terminating { serving: true }))
-                .collect();
-        }
-        let mut groups: Vec<CastGroup> = Vec::new();
-        for (index, (seat, occupant)) in seats.iter().zip(&occupants).enumerate() {
-            let known = groups.iter().position(|group| group.load.name == seat.group);
-            let known = known.unwrap_or_else(|| {
-                groups.push(CastGroup::new(seat.group.clone(), weight(&seat.group)));
-                groups.len() - 1
-            });
-            groups[known].add(index, seat.weight, occupant.is_some());
-        }
-        Self { occupants, groups }
-    }
-}
-
-impl CastGroup {
-    fn new(name: Arc<str>, weight: u16) -> Self {
-        Self { seats: Vec::new(), load: GroupLoad { name, weight: weight.into(), seats: Vec::new() } }
-    }
-
-    fn add(&mut self, seat: usize, weight: u16, is_live: bool) {
-        self.seats.push(seat);
-        let weight = u64::from(weight);
-        self.load.seats.push(SeatLoad { nominal: weight, live: if is_live { weight } else { 0 } });
-    }
-}
-
 /// The paper's table knows neither seats nor groups: the backends that may serve, sorted by id, take turns.
 fn fill_paper(pool: &Pool, cast: &Cast) -> (Assignment, Places) {
-    let mut serving: Vec<(&Member, u128)> = cast.groups.iter().flat_map(|group| group.shares(cast)).collect();
+    let mut serving: Vec<(&Member, u128)> =
+        cast.groups.iter().flat_map(|group| group.shares(&cast.occupants)).collect();
     serving.sort_by(|a, b| a.0.backend.id.cmp(&b.0.backend.id));
     let names: Vec<&[u8]> = serving.iter().map(|(member, _)| member.backend.id.as_str().as_bytes()).collect();
     let weights = turns(&serving.iter().map(|(_, share)| *share).collect::<Vec<_>>());
@@ -250,19 +190,6 @@ fn fill_paper(pool: &Pool, cast: &Cast) -> (Assignment, Places) {
 /// The size asked for, unless more seats than slots wait for one.
 pub fn table_size(pool: &Pool, seats: usize) -> u32 {
     pool.table_size.filter(|size| *size as usize >= seats).unwrap_or_else(|| prime::size_for(seats))
-}
-
-impl CastGroup {
-    /// Who serves, and what part of the keys each is worth, on one scale for all groups.
-    fn shares<'a>(&self, cast: &Cast<'a>) -> Vec<(&'a Member, u128)> {
-        const SCALE: u128 = 1 << 64;
-        let live: u128 = self.load.seats.iter().map(|seat| u128::from(seat.live)).sum();
-        let share = |live_weight: u64| {
-            (SCALE * u128::from(self.load.weight) * u128::from(live_weight)).checked_div(live).unwrap_or(0)
-        };
-        let loads = self.seats.iter().zip(&self.load.seats);
-        loads.filter_map(|(seat, load)| Some((cast.occupants[*seat]?, share(load.live)))).collect()
-    }
 }
 
 /// Shares as 16-bit turn frequencies: equal shares take equal turns of one.

@@ -4,6 +4,7 @@
 pub mod assembly;
 pub mod assignment;
 pub mod backend;
+mod cast;
 pub mod hash;
 pub mod key;
 pub mod path;

@@ -383,7 +383,8 @@ pub enum HashOnType {
 #[serde(rename_all = "camelCase")]
 pub struct Health {
     /// Readiness says whether pod readiness decides. With Require only ready endpoints take new requests. With
-    /// Ignore every endpoint that is not terminating does.
+    /// Ignore every endpoint that is not terminating does. While a pool has none of them, its terminating endpoints
+    /// that still serve do.
     #[serde(default)]
     pub readiness: Readiness,
 

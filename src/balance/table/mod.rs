@@ -51,6 +51,13 @@ impl SeatLoad {
     }
 }
 
+/// The numbers below `count`, each once, in an order that `hash` decides.
+pub(super) fn shuffled(hash: u64, count: usize) -> impl Iterator<Item = usize> {
+    let size = prime::at_least(count as u32);
+    let walk = Permutation::from_hash(hash, size).walk(size).take(size as usize);
+    walk.map(|number| number as usize).filter(move |number| *number < count)
+}
+
 /// Fills tables of one size and seed, and keeps what the next table of the same pool can start from.
 #[derive(Debug)]
 pub struct TableBuilder {
