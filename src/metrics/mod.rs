@@ -60,7 +60,7 @@ pub mod family {
 
     families! {
         BUILD_INFO = Info "build_info" "The version of this Guideway";
-        REQUESTS = Counter "requests_total" "Requests answered, by class of the status code; aborted ones count as none";
+        REQUESTS = Counter "requests_total" "Requests by class of the status code; none: the client left before the end; 5xx also: the answer broke off after its head";
         REQUEST_DURATION = Histogram "request_duration_seconds" "From the end of the request's head to the end of the response";
         UPSTREAM_DURATION = Histogram "upstream_duration_seconds" "From sending a request to a backend to the end of the response's head";
         ACTIVE_REQUESTS = Gauge "active_requests" "Requests that are being answered";

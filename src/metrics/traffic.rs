@@ -152,7 +152,7 @@ labels! {
         Timeout = "timeout",
         /// The backend left and its time to finish is over.
         Drained = "drained",
-        /// The response broke off after its head was sent; the client's connection was reset.
+        /// The response broke off after its head was sent; the client's connection or stream was reset.
         Truncated = "truncated",
         /// The client went away before the response was complete.
         ClientGone = "client_gone",
@@ -202,7 +202,7 @@ pub struct PoolMeters {
 const CODE_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl PoolMeters {
-    /// Counts a request that was answered with `status`; zero when it was aborted before.
+    /// Counts a request that was answered with `status`; zero when its client left before the end.
     #[inline]
     pub fn request(&self, status: u16) {
         let class = usize::from(status / 100);

@@ -74,7 +74,7 @@ impl Account {
         self.home.meters.upstream_duration.observe(took);
     }
 
-    /// The backend's response broke off.
+    /// The backend's response broke off, or did not go on in time.
     pub(super) fn truncate(&mut self) {
         self.progress = Progress::Truncated;
     }
@@ -121,18 +121,25 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let mut ended = None;
-        match self.progress {
-            Progress::Waiting | Progress::Answering => self.rescued(RescueReason::ClientGone),
-            Progress::Truncated => self.rescued(RescueReason::Truncated),
-            Progress::Complete(at) => ended = at,
-        }
+        // What a status promised and nobody got is no success: a client that left is nobody's error, and a backend
+        // that broke off is one of the server's.
+        let (counted, ended) = match self.progress {
+            Progress::Waiting | Progress::Answering => {
+                self.rescued(RescueReason::ClientGone);
+                (0, None)
+            }
+            Progress::Truncated => {
+                self.rescued(RescueReason::Truncated);
+                (StatusCode::BAD_GATEWAY.as_u16(), None)
+            }
+            Progress::Complete(at) => (self.status, at),
+        };
         if matches!(self.progress, Progress::Answering | Progress::Truncated) {
             self.client.reset_on_close();
         }
         let meters = &self.home.meters;
         meters.active_requests.down();
-        meters.request(self.status);
+        meters.request(counted);
         let ended = ended.unwrap_or_else(Instant::now);
         meters.request_duration.observe(ended.saturating_duration_since(self.begun));
         let (slot, carried) = self.client.end_request();

@@ -296,10 +296,10 @@ impl Connection {
             return Poll::Ready(ended);
         }
         if let Some(reached) = reached
-            && let Poll::Ready(Err(stop)) = self.poll_upload(cx, reached)
+            && let Poll::Ready(Err(_)) = self.poll_upload(cx, reached)
         {
-            let is_gone = matches!(stop, Stop::Gone | Stop::Failed(Failure::BrokenOff));
-            return Poll::Ready(Err(if is_gone { Stop::Gone } else { Stop::Truncated }));
+            // Broken off or garbled, it is the client that does not go on.
+            return Poll::Ready(Err(Stop::Gone));
         }
         if let Poll::Ready(stop) = self.poll_gone(cx) {
             return Poll::Ready(Err(stop));

@@ -109,9 +109,9 @@ pub(super) enum Stop {
     Failed(Failure),
     /// None began, and we give one.
     Rescue(ProxyError),
-    /// The client is not there any more, or does not take it.
+    /// The client is not there any more, does not take it, or broke its request off while it came.
     Gone,
-    /// The backend's broke off, or the client's request did while it came.
+    /// The backend's broke off, or did not go on in time.
     Truncated,
 }
 

@@ -1,6 +1,7 @@
 //! What a scrape says after real requests.
 
 use super::stage::{Backend, Stage};
+use super::streams::{Http2, answer, get, soon};
 
 #[tokio::test]
 async fn requests_are_counted_by_what_became_of_them() {
@@ -85,4 +86,74 @@ async fn an_upload_that_is_garbled_is_refused() {
     let (head, body) = client.read_response().await;
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
     assert_eq!(body, "the request's body is broken\n");
+}
+
+/// The head of an answer whose body is longer than what comes of it.
+const BEGUN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nhalf";
+
+async fn counts(stage: &Stage, expected: [(&str, &str, f64); 4]) {
+    for (family, label, value) in expected {
+        stage.settles(&format!("{family}{{namespace=\"shop\",pool=\"web\",{label}}}"), value).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_broke_off_counts_as_an_error_and_not_as_a_success() {
+    let backend = Backend::new().await;
+    let stage = Stage::new(&[backend.address]).await;
+    let (mut client, mut upstream) = stage.under_way(&backend, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    upstream.write(BEGUN).await;
+    drop(upstream);
+    assert!(client.is_reset().await);
+    let mut client = Http2::connect(&stage).await;
+    let breaking = async {
+        let mut upstream = backend.accept().await;
+        upstream.read_head().await;
+        upstream.write(BEGUN).await;
+    };
+    let (response, _sending) = client.begin(get("/"), true).await;
+    let (broken, ()) = tokio::join!(soon(answer(response)), breaking);
+    assert_eq!(broken.unwrap_err().reason(), Some(h2::Reason::INTERNAL_ERROR));
+    let expected = [
+        ("guideway_requests_total", "code_class=\"5xx\"", 2.0),
+        ("guideway_requests_total", "code_class=\"2xx\"", 0.0),
+        ("guideway_requests_total", "code_class=\"none\"", 0.0),
+        ("guideway_rescued_total", "reason=\"truncated\"", 2.0),
+    ];
+    counts(&stage, expected).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_download_is_neither_a_success_nor_an_error() {
+    let backend = Backend::new().await;
+    let stage = Stage::new(&[backend.address]).await;
+    let (mut client, mut upstream) = stage.under_way(&backend, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    upstream.write(BEGUN).await;
+    client.read_head().await;
+    client.reset();
+    // One that garbles its request meanwhile is no better.
+    let garbled = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let (mut client, mut upstream) = stage.under_way(&backend, garbled).await;
+    upstream.write(BEGUN).await;
+    client.read_head().await;
+    client.write("nonsense\r\n").await;
+    assert!(client.is_closed().await);
+    let mut client = Http2::connect(&stage).await;
+    let answering = async {
+        let mut upstream = backend.accept().await;
+        upstream.read_head().await;
+        upstream.write(BEGUN).await;
+        upstream
+    };
+    let (response, sending) = client.begin(get("/"), true).await;
+    let (begun, _upstream) = tokio::join!(soon(response), answering);
+    // Whoever drops both sides of a stream resets it.
+    drop((begun.unwrap(), sending));
+    let expected = [
+        ("guideway_requests_total", "code_class=\"none\"", 3.0),
+        ("guideway_requests_total", "code_class=\"2xx\"", 0.0),
+        ("guideway_requests_total", "code_class=\"5xx\"", 0.0),
+        ("guideway_rescued_total", "reason=\"client_gone\"", 3.0),
+    ];
+    counts(&stage, expected).await;
 }

@@ -255,10 +255,8 @@ impl<C: ClientSide, B: BackendSide> Exchange<'_, C, B> {
             Poll::Pending => {}
         }
         match self.upload.poll(cx, self.client, self.backend, &watch) {
-            Poll::Ready(Err(Halt::Sender(Broken::Gone | Broken::Off))) => {
-                return Poll::Ready(Err(Stop::Gone));
-            }
-            Poll::Ready(Err(Halt::Sender(Broken::Malformed))) => return Poll::Ready(Err(Stop::Truncated)),
+            // Broken off or garbled, it is the client that does not go on.
+            Poll::Ready(Err(Halt::Sender(_))) => return Poll::Ready(Err(Stop::Gone)),
             // A backend may answer without having read everything.
             Poll::Ready(Ok(()) | Err(Halt::Receiver)) | Poll::Pending => {}
         }
