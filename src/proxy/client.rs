@@ -98,6 +98,8 @@ pub(super) struct Client {
     /// Part of its request may still be on its way.
     unread: Cell<bool>,
     reset: Cell<bool>,
+    /// It is asked to leave, as of the last tick.
+    leaving: Cell<bool>,
     expiry: Cell<Option<Expiry>>,
     waker: RefCell<Option<Waker>>,
     slot: RefCell<Option<Rc<Slot>>>,
@@ -169,6 +171,7 @@ impl Client {
             half_closed: Cell::new(None),
             unread: Cell::new(false),
             reset: Cell::new(false),
+            leaving: Cell::new(false),
             expiry: Cell::new(None),
             waker: RefCell::default(),
             slot: RefCell::default(),
@@ -372,6 +375,11 @@ impl Client {
         self.reset.get()
     }
 
+    /// Whether it is asked to leave.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
     /// What took too long, if anything did.
     pub(super) fn expiry(&self) -> Option<Expiry> {
         self.expiry.get()
@@ -382,15 +390,17 @@ impl Client {
         *self.waker.borrow_mut() = Some(waker.clone());
     }
 
-    /// Finds out whether anything takes too long, and wakes the connection's task if so.
-    pub(super) fn tick(&self, now: Instant, limits: &Limits, draining: Option<Instant>) {
-        self.tick_streams(now, limits, draining);
-        let expiry = self.find_expiry(now, limits, draining);
+    /// Finds out whether anything takes too long, and wakes the connection's task if so. Since `leaving`, if ever, the
+    /// client is asked to leave.
+    pub(super) fn tick(&self, now: Instant, limits: &Limits, leaving: Option<Instant>) {
+        self.leaving.set(leaving.is_some());
+        self.tick_streams(now, limits, leaving);
+        let expiry = self.find_expiry(now, limits, leaving);
         if expiry.is_some() {
             self.expiry.set(expiry);
         }
         // A connection of HTTP/2 says goodbye as soon as it can, not with its next answer.
-        let is_leaving = draining.is_some() && matches!(self.phase.get(), Phase::Resting | Phase::Carrying);
+        let is_leaving = leaving.is_some() && matches!(self.phase.get(), Phase::Resting | Phase::Carrying);
         if (expiry.is_some() || is_leaving)
             && let Some(waker) = &*self.waker.borrow()
         {
@@ -398,11 +408,11 @@ impl Client {
         }
     }
 
-    fn tick_streams(&self, now: Instant, limits: &Limits, draining: Option<Instant>) {
+    fn tick_streams(&self, now: Instant, limits: &Limits, leaving: Option<Instant>) {
         let mut streams = self.streams.borrow_mut();
         streams.retain(|stream| {
             let stream = stream.upgrade();
-            stream.iter().for_each(|stream| stream.tick(now, limits, draining));
+            stream.iter().for_each(|stream| stream.tick(now, limits, leaving));
             stream.is_some()
         });
         if streams.is_empty() && self.phase.get() == Phase::Carrying {
@@ -410,7 +420,7 @@ impl Client {
         }
     }
 
-    fn find_expiry(&self, now: Instant, limits: &Limits, draining: Option<Instant>) -> Option<Expiry> {
+    fn find_expiry(&self, now: Instant, limits: &Limits, leaving: Option<Instant>) -> Option<Expiry> {
         let since = self.since.get();
         let over = |from: Instant, limit: Duration| now.saturating_duration_since(from) >= limit;
         let drained = || {
@@ -428,8 +438,8 @@ impl Client {
             }
             Phase::Carrying => None,
             Phase::Idle | Phase::Resting => {
-                let drained = draining.is_some_and(|begun| over(begun.max(since), limits.drain_idle));
-                expired(drained || over(since, limits.idle), Expiry::Idle)
+                let left = leaving.is_some_and(|begun| over(begun.max(since), limits.drain_idle));
+                expired(left || over(since, limits.idle), Expiry::Idle)
             }
             Phase::Head => expired(over(since, limits.head), Expiry::Head),
             Phase::Upload | Phase::Download => {

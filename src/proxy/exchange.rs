@@ -413,7 +413,7 @@ impl Connection {
     }
 
     fn stays_open(&self) -> bool {
-        !self.worker.asks_to_leave() && !self.client.is_half_closed()
+        !self.worker.asks_to_leave() && !self.client.is_leaving() && !self.client.is_half_closed()
     }
 }
 

@@ -174,8 +174,8 @@ pub struct Limits {
     /// How long an unused connection to a backend is kept. Below the 5 s after which Node, Apache and
     /// uvicorn close theirs: a request that meets such a close is lost if it may not be repeated.
     pub upstream_idle: Duration,
-    /// While draining, how long an idle client connection is kept for the request that may be on its
-    /// way. Every answer then says `Connection: close`, so busy clients are gone sooner.
+    /// While draining, and on a port that no pool has any more, how long an idle client connection is kept for the
+    /// request that may be on its way. Every answer then says `Connection: close`, so busy clients are gone sooner.
     pub drain_idle: Duration,
 }
 

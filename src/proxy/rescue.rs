@@ -144,9 +144,10 @@ impl ProxyError {
     }
 
     /// Whether nothing more is taken from the client. Who is before us may have read such a request otherwise, and take
-    /// the answer to what follows it for that of another client.
+    /// the answer to what follows it for that of another client. Nor is there ever more than this answer on a port that
+    /// is closed, while a new connection leads to whoever is there now.
     pub(super) fn ends_connection(self) -> bool {
-        matches!(self, Self::BadRequest(_) | Self::BadBody | Self::BrokenOff)
+        matches!(self, Self::BadRequest(_) | Self::BadBody | Self::BrokenOff | Self::NoPool)
     }
 
     /// The status a client sees.

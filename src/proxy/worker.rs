@@ -2,7 +2,7 @@
 //! lock and no connection with the other workers; the kernel spreads newcomers over their listeners.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -30,6 +30,7 @@ use super::tls::Made;
 use super::trust::Network;
 use super::view::{Home, View};
 use crate::balance::pool::PoolId;
+use crate::balance::snapshot::Snapshot;
 use crate::handoff::Reader;
 use crate::metrics::{Refusal, TrafficMeters};
 
@@ -66,7 +67,9 @@ pub(super) struct Worker {
     clock: Rc<Cell<Instant>>,
     /// As answers state it, and since when.
     date: Cell<(Date, Instant)>,
-    /// The generation that the backends' connections were last compared with.
+    /// Ports that clients are on and no pool any more, and since when.
+    deserted: RefCell<BTreeMap<u16, Instant>>,
+    /// The generation that clients' ports and backends' connections were last compared with.
     followed: Cell<Option<u64>>,
     draining: Cell<Option<Instant>>,
     /// When it last said that nobody can be accepted.
@@ -102,6 +105,7 @@ impl Worker {
             clients: RefCell::default(),
             clock: Rc::new(Cell::new(Instant::now())),
             date: Cell::new((Date::now(), Instant::now())),
+            deserted: RefCell::default(),
             followed: Cell::new(None),
             draining: Cell::new(None),
             complained: Cell::new(None),
@@ -270,12 +274,14 @@ impl Worker {
         self.recorder.flush();
         self.level.set(self.admission.pressure.level());
         let limits = if self.level.get() > Level::Calm { &self.tight_limits } else { &self.limits };
+        self.follow_snapshot(now);
+        let (draining, deserted) = (self.draining.get(), self.deserted.borrow());
+        let leaving = |client: &Client| draining.or_else(|| deserted.get(&client.port).copied());
         self.clients.borrow_mut().retain(|client| {
             let client = client.upgrade();
-            client.iter().for_each(|client| client.tick(now, limits, self.draining.get()));
+            client.iter().for_each(|client| client.tick(now, limits, leaving(client)));
             client.is_some()
         });
-        self.follow_backends(now);
         let resting = self
             .homes
             .borrow()
@@ -284,13 +290,29 @@ impl Worker {
         resting || !self.clients.borrow().is_empty()
     }
 
-    /// Tells the connections which backends left since the last time.
-    fn follow_backends(&self, now: Instant) {
+    /// Finds out which ports and backends left since the last time.
+    fn follow_snapshot(&self, now: Instant) {
         let view = self.view();
         let snapshot = view.snapshot();
         if self.followed.replace(Some(snapshot.generation)) == Some(snapshot.generation) {
             return;
         }
+        self.follow_ports(&view, now);
+        self.follow_backends(snapshot, now);
+    }
+
+    /// Clients on a port that no pool has any more are asked to leave: there is nothing for them as long as they stay.
+    fn follow_ports(&self, view: &View, now: Instant) {
+        let deserted = &mut *self.deserted.borrow_mut();
+        deserted.retain(|port, _| view.port(*port).is_none());
+        for client in self.clients.borrow().iter().filter_map(Weak::upgrade) {
+            if view.port(client.port).is_none() {
+                deserted.entry(client.port).or_insert(now);
+            }
+        }
+    }
+
+    fn follow_backends(&self, snapshot: &Snapshot, now: Instant) {
         self.homes.borrow_mut().retain(|id, home| match snapshot.pool(id) {
             Some(pool) => {
                 home.backends.follow(pool, now);

@@ -1,14 +1,18 @@
 //! Ports that come, go, are taken by others, and come back.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use guideway::balance::backend::State;
+use guideway::balance::routes::{HostPattern, Match, PathPrefix};
 use guideway::handoff::BindState;
 use socket2::{Domain, Socket, Type};
 
-use super::stage::{Backend, Reserved, Setup, Stage};
+use super::stage::{Backend, Reserved, Setup, Stage, ok};
+use super::streams::{Http2, RawHttp2, get, soon};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const KEPT: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Another program that listens on `port`, willing to share it or not.
 fn occupy(port: u16, shares: bool) -> Socket {
@@ -90,4 +94,87 @@ async fn readiness_waits_until_every_port_was_tried() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
     stage.becomes_ready().await;
+}
+
+#[tokio::test]
+async fn who_asks_on_a_port_that_no_pool_has_any_more_is_told_once_and_sent_away() {
+    let backend = Backend::new().await;
+    let mut stage = Stage::new(&[backend.address]).await;
+    let address = backend.address;
+    backend.answer_all("ok");
+    let (mut client, mut streams) = (stage.connect().await, Http2::connect(&stage).await);
+    client.write(KEPT).await;
+    assert_eq!(client.read_response().await.1, "ok");
+    assert_eq!(streams.ask(get("/")).await.body, "ok");
+    stage.move_to(Reserved::new());
+    stage.publish(&[address], State::Ready);
+    client.write(KEPT).await;
+    let (head, _) = client.read_response().await;
+    assert!(
+        head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nx-guideway-reason: no_pool\r\n"),
+        "{head}"
+    );
+    assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+    assert_eq!(client.read_to_end().await, "");
+    let answer = streams.ask(get("/")).await;
+    assert_eq!((answer.status, answer.field("x-guideway-reason")), (503, "no_pool"));
+    let goodbye = async {
+        while streams.sender.clone().ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(goodbye).await;
+    assert!(stage.exchange(GET).await.ends_with("ok"));
+}
+
+#[tokio::test]
+async fn who_is_idle_on_a_port_that_no_pool_has_any_more_is_sent_away() {
+    let mut setup = Setup::default();
+    setup.limits.drain_idle = Duration::from_millis(300);
+    let backend = Backend::new().await;
+    let mut stage = Stage::with(setup, &[backend.address]).await;
+    let (mut idle, mut streams) = (stage.connect().await, RawHttp2::connect(&stage).await);
+    streams.next(4).await.unwrap();
+    let (mut client, mut upstream) = stage.under_way(&backend, KEPT).await;
+    stage.move_to(Reserved::new());
+    stage.publish(&[backend.address], State::Ready);
+    assert_eq!(idle.read_to_end().await, "");
+    assert_eq!(streams.goodbye().await, Some(0));
+    // What was begun is finished.
+    upstream.write(&ok("late")).await;
+    let (head, body) = client.read_response().await;
+    assert!(head.contains("\r\nconnection: close\r\n") && body == "late", "{head}");
+    assert_eq!(client.read_to_end().await, "");
+}
+
+#[tokio::test]
+async fn connections_stay_on_a_port_that_some_pool_has_or_has_again() {
+    let mut setup = Setup::default();
+    setup.limits.drain_idle = Duration::from_secs(1);
+    let (backend, shop) = (Backend::new().await, Backend::new().await);
+    let mut stage = Stage::with(setup, &[backend.address]).await;
+    let addresses = [backend.address, shop.address];
+    backend.answer_all("ok");
+    shop.answer_all("shop");
+    let mut client = stage.connect().await;
+    let route = |path: &str| Match { host: HostPattern::Any, path: PathPrefix::new(path) };
+    stage.publish_pools(&[("cart", addresses[0], route("/cart")), ("shop", addresses[1], route("/shop"))]);
+    for _ in 0..2 {
+        stage.publish_pools(&[("shop", addresses[1], route("/shop"))]);
+        client.write(&KEPT.replace("/ ", "/cart ")).await;
+        let (head, _) = client.read_response().await;
+        assert!(head.starts_with("HTTP/1.1 404 ") && !head.contains("connection: close"), "{head}");
+        client.write(&KEPT.replace("/ ", "/shop ")).await;
+        assert_eq!(client.read_response().await.1, "shop");
+        // Gone for less than an idle connection is left, and there again.
+        let port = stage.port;
+        stage.publish_nothing();
+        stage.wait_until(|ports| ports.is_empty()).await;
+        stage.publish(&[addresses[0]], State::Ready);
+        stage.wait_until(|ports| ports.get(&port) == Some(&BindState::Bound)).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        client.write(KEPT).await;
+        let (head, body) = client.read_response().await;
+        assert!(!head.contains("connection: close") && body == "ok", "{head}");
+    }
 }

@@ -62,7 +62,7 @@ impl Driver {
     /// Carries frames until the connection has ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.gauge.refill(self.worker.now());
-        if self.worker.asks_to_leave() {
+        if self.worker.asks_to_leave() || self.client.is_leaving() {
             self.frames.graceful_shutdown();
         }
         if self.poll_frames(cx).is_ready() {
