@@ -140,9 +140,9 @@ labels! {
         Loop = "loop",
         /// The pool has no backend that may answer.
         NoBackend = "no_backend",
-        /// No backend accepted a connection.
+        /// No connection to a backend came about.
         ConnectFailed = "connect_failed",
-        /// The backend closed the connection before it answered.
+        /// A backend broke off before it answered, and no other one answered.
         Lost = "lost",
         /// The backend's answer is not HTTP, or its head is too large.
         BadResponse = "bad_response",

@@ -70,11 +70,11 @@ pub enum ProxyError {
     /// The pool has no backend that may answer.
     #[error("no backend is ready")]
     NoBackend,
-    /// No candidate accepted a connection.
-    #[error("no backend accepted a connection")]
+    /// No candidate could be connected to.
+    #[error("no connection to a backend came about")]
     ConnectFailed,
-    /// The backend closed the connection before it answered.
-    #[error("the backend closed the connection without an answer")]
+    /// A backend broke off before it answered, and no other one answered.
+    #[error("a backend broke off before it answered")]
     Lost,
     /// The backend's answer is not valid HTTP.
     #[error("the backend's answer is not valid HTTP")]

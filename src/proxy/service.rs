@@ -59,6 +59,8 @@ pub(super) struct Delivery<'a> {
     /// To be tried again over a new connection.
     same: Option<Rc<Slot>>,
     tries_left: usize,
+    /// A backend took it and gave no answer.
+    was_lost: bool,
     last_error: ProxyError,
 }
 
@@ -138,6 +140,7 @@ impl<'a> Delivery<'a> {
             tried: Vec::new(),
             same: None,
             tries_left: MAX_TRIES,
+            was_lost: false,
             last_error: ProxyError::NoBackend,
         }
     }
@@ -170,7 +173,9 @@ impl<'a> Delivery<'a> {
                     Err(reason) => reason,
                 },
             };
-            self.retry(reason, ProxyError::ConnectFailed, account)?;
+            // Who took it may have acted on it. That the next one refused must not hide that.
+            let error = if self.was_lost { ProxyError::Lost } else { ProxyError::ConnectFailed };
+            self.retry(reason, error, account)?;
             self.tried.push(slot);
         }
     }
@@ -196,6 +201,7 @@ impl<'a> Delivery<'a> {
             // It did nothing, so nothing is done twice (RFC 9113 section 8.7); another connection may do.
             Failure::Upstream(Fault::Unprocessed) => {
                 self.same = Some(slot);
+                self.was_lost = true;
                 self.retry(RetryReason::Unprocessed, ProxyError::Lost, account)
             }
             // It was closed while it rested, most likely.
@@ -205,6 +211,7 @@ impl<'a> Delivery<'a> {
             }
             Failure::Upstream(Fault::Lost { .. }) => {
                 self.tried.push(slot);
+                self.was_lost = true;
                 self.retry(RetryReason::Lost, ProxyError::Lost, account)
             }
         }

@@ -159,3 +159,25 @@ async fn an_answer_that_began_is_not_asked_for_again() {
     let (answer, ()) = tokio::join!(stage.exchange(GET), dying);
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
 }
+
+#[tokio::test]
+async fn backends_that_lost_a_request_are_not_said_to_have_refused_it() {
+    let (losing, dead) = ([Backend::new().await, Backend::new().await], Reserved::new());
+    let stage = Stage::new(&[losing[0].address, losing[1].address, dead.address()]).await;
+    for backend in losing {
+        tokio::spawn(async move {
+            loop {
+                backend.accept_any().await.try_read_head().await;
+            }
+        });
+    }
+    // Whoever refused the first one is tried last for the second.
+    for _ in 0..2 {
+        let answer = stage.exchange(GET).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 502 ") && answer.contains("\r\nx-guideway-reason: lost\r\n"),
+            "{answer}"
+        );
+        assert!(answer.ends_with("a backend broke off before it answered\n"), "{answer}");
+    }
+}

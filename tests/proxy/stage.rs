@@ -349,7 +349,7 @@ impl Backend {
         });
     }
 
-    async fn accept_any(&self) -> Peer {
+    pub(crate) async fn accept_any(&self) -> Peer {
         Peer::of(self.listener.accept().await.unwrap().0)
     }
 }
