@@ -130,6 +130,14 @@ fn quit_ends_it_in_order() {
 }
 
 #[test]
+fn without_a_cluster_the_process_says_that_it_assigns_seats() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), &[]).once_ready();
+    let scrape = get(run.metrics, "/metrics").unwrap();
+    assert!(scrape.contains("\nguideway_leader 1\n"), "{scrape}");
+}
+
+#[test]
 fn a_hangup_opens_a_file_anew_that_was_moved_away() {
     let folder = tempfile::tempdir().unwrap();
     let (log, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));

@@ -79,7 +79,7 @@ impl ControlMetrics {
         self.seat_write_failures.inc_by(failed);
     }
 
-    /// Whether this replica assigns seats and writes status.
+    /// Whether this replica assigns seats.
     pub fn set_leader(&self, leads: bool) {
         self.leader.set(i64::from(leads));
     }

@@ -148,6 +148,8 @@ impl FileSource {
         probe: PortProbe,
     ) -> Result<Self, Error> {
         let Outlets { mut programmer, bindings, readiness, metrics } = outlets;
+        // There is nobody else to assign seats.
+        metrics.set_leader(true);
         let mut seats = None;
         if let Some(path) = options.state_dir {
             let (files, rosters) = tokio::task::spawn_blocking(move || SeatFiles::open(&path)).await??;
