@@ -11,7 +11,7 @@ use clap::Args;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::crd::duration::DurationText;
-use crate::proxy::{AccessLogOptions, Ceilings, LineForm, LogTarget, Network};
+use crate::proxy::{AccessLogOptions, Ceilings, LineForm, LogTarget, MEMORY_MIN, Network};
 
 /// The flags as written. Text, so that one bad value does not hide the next.
 #[derive(Args, Clone, Debug, Default)]
@@ -326,17 +326,21 @@ fn ceilings(flags: &Flags, mistakes: &mut Mistakes) -> Ceilings {
     }
 }
 
-/// The process itself takes about as much before its first client; with less it would serve nobody.
-const MEMORY_MIN: u64 = 16 << 20;
-
 fn memory(text: &str, mistakes: &mut Mistakes) -> Option<NonZeroU64> {
-    let bytes = bytes(text).filter(|bytes| *bytes >= MEMORY_MIN).and_then(NonZeroU64::new);
-    if bytes.is_none() {
-        let reason =
-            format!("`{text}` is no size; write a whole number of bytes or of Mi, Gi, M or G, from 16Mi on");
-        mistakes.add("memory-limit", reason);
-    }
-    bytes
+    let least = MEMORY_MIN >> 20;
+    let reason = match bytes(text) {
+        Some(bytes) if bytes >= MEMORY_MIN => return NonZeroU64::new(bytes),
+        Some(_) => {
+            format!(
+                "`{text}` is less than it takes to serve; give it {least}Mi or more, or leave the flag out"
+            )
+        }
+        None => format!(
+            "`{text}` is no size; write a whole number of bytes or of Mi, Gi, M or G, from {least}Mi on"
+        ),
+    };
+    mistakes.add("memory-limit", reason);
+    None
 }
 
 /// A whole number with one of the units that Kubernetes writes memory in.
@@ -516,14 +520,20 @@ mod tests {
             ["16777216", "2G", "3Ki", "1Ti", "1.5G", "Mi", ""].map(bytes),
             [Some(16 << 20), Some(2_000_000_000), Some(3072), None, None, None, None,]
         );
-        let size = "is no size; write a whole number of bytes or of Mi, Gi, M or G, from 16Mi on";
+        assert_eq!(settings(&["--memory-limit=64Mi"]).unwrap().ceilings.memory, NonZeroU64::new(MEMORY_MIN));
         check(
-            &["--max-connections=0", "--max-connections-per-client=many", "--memory-limit=15Mi"],
+            &["--memory-limit=67108863"],
+            "--memory-limit (GUIDEWAY_MEMORY_LIMIT): `67108863` is less than it takes to serve; give it 64Mi or more, \
+             or leave the flag out",
+        );
+        let size = "is no size; write a whole number of bytes or of Mi, Gi, M or G, from 64Mi on";
+        check(
+            &["--max-connections=0", "--max-connections-per-client=many", "--memory-limit=1.5G"],
             &format!(
                 "--max-connections (GUIDEWAY_MAX_CONNECTIONS): `0` is no number of connections; use 1 or more\n\
                  --max-connections-per-client (GUIDEWAY_MAX_CONNECTIONS_PER_CLIENT): `many` is no number of \
                  connections; use 1 or more\n\
-                 --memory-limit (GUIDEWAY_MEMORY_LIMIT): `15Mi` {size}"
+                 --memory-limit (GUIDEWAY_MEMORY_LIMIT): `1.5G` {size}"
             ),
         );
     }

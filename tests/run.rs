@@ -26,6 +26,11 @@ struct Run {
 
 impl Run {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
+        Self::with_pool(folder, "", arguments)
+    }
+
+    /// A process whose pool has these further fields.
+    fn with_pool(folder: &Path, further: &str, arguments: &[&str]) -> Self {
         let reserved = [(); 3].map(|()| Reserved::new());
         let [port, metrics, dead] = reserved.each_ref().map(Reserved::port);
         let mut pool = String::from("apiVersion: guideway.dev/v1alpha1\nkind: LoadBalancerPool\n");
@@ -33,7 +38,7 @@ impl Run {
             pool,
             "metadata: {{name: web, namespace: shop}}\nspec:\n  accessLog: {{}}\n  \
              listeners: [{{name: web, port: {port}}}]\n  \
-             backends: [{{name: dead, endpoints: [{{address: 127.0.0.1, port: {dead}}}]}}]\n"
+             backends: [{{name: dead, endpoints: [{{address: 127.0.0.1, port: {dead}}}]}}]\n{further}"
         )
         .unwrap();
         let file = folder.join("pool.yaml");
@@ -163,15 +168,24 @@ fn a_log_that_cannot_be_written_is_said_before_anything_is_served() {
 }
 
 #[test]
+fn the_least_memory_that_may_be_set_is_enough_to_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), &["--memory-limit=64Mi"]).once_ready();
+    run.request("/");
+    assert!(get(run.metrics, "/metrics").unwrap().contains("\nguideway_overload_level 0\n"));
+}
+
+#[test]
 fn a_process_without_memory_for_requests_serves_none_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    // Less than it takes to start in a build for tests.
-    let run = Run::start(folder.path(), &["--memory-limit=16Mi"]).once_ready();
-    let level = |level: &str| {
+    // A table that takes more than all that the process may hold.
+    let run = Run::with_pool(folder.path(), "  algorithm: {tableSize: 8388593}\n", &["--memory-limit=64Mi"])
+        .once_ready();
+    let shows = |level: &str| {
         get(run.metrics, "/metrics")
             .is_some_and(|it| it.contains(&format!("\nguideway_overload_level {level}\n")))
     };
-    wait("the level", || level("3"));
+    wait("the level", || shows("3"));
     assert_eq!(get(run.port, "/").unwrap_or_default(), "", "new connections are closed");
     let refused = "guideway_connections_refused_total{limit=\"memory\"} 1";
     assert!(get(run.metrics, "/metrics").unwrap().contains(refused));

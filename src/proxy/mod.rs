@@ -60,7 +60,7 @@ use crate::readiness::Latch;
 pub use access_log::{AccessLogOptions, LineForm, LogTarget};
 pub use limits::{Ceilings, Limits};
 pub use listener::can_open;
-pub use overload::{MemoryProbe, MemoryUse};
+pub use overload::{MEMORY_MIN, MemoryProbe, MemoryUse};
 pub use rescue::{ProxyError, REASON_HEADER, Side};
 pub use trust::{Network, NotANetwork};
 

@@ -14,6 +14,10 @@ use crate::metrics::TrafficMeters;
 /// How often the memory in use is read. A flood at full speed fills a few percent of a small container meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// The least memory to serve with. The process holds some 20 MiB with a few pools and clients, twice that in a build for
+/// tests, and the first level is to begin well above.
+pub const MEMORY_MIN: u64 = 64 << 20;
+
 /// Percent of the limit from which each level is in force.
 const STEPS: [(Level, u64); 3] = [(Level::Tight, 85), (Level::Leaving, 92), (Level::Shedding, 95)];
 
@@ -68,6 +72,14 @@ impl Pressure {
 
     /// Looks at the memory again and again.
     pub(super) async fn follow(&self, probe: MemoryProbe, meters: Arc<TrafficMeters>) {
+        if let Some(MemoryUse { limit, .. }) = (probe.0)().filter(|memory| memory.is_too_little()) {
+            let least = MEMORY_MIN;
+            tracing::warn!(
+                limit,
+                least,
+                "the memory limit is less than it takes to serve, so clients may find no room; raise that of the container"
+            );
+        }
         loop {
             self.look(&probe, &meters);
             sleep(LOOK_EVERY).await;
@@ -99,6 +111,13 @@ pub struct MemoryUse {
     pub used: u64,
     /// The limit.
     pub limit: u64,
+}
+
+impl MemoryUse {
+    /// Whether the limit leaves no room for clients, whatever is in use.
+    fn is_too_little(&self) -> bool {
+        self.limit < MEMORY_MIN
+    }
 }
 
 /// Finds out how much memory is in use; nothing where there is no limit.
@@ -156,6 +175,12 @@ mod tests {
             level = level.next(MemoryUse { used, limit: 1000 });
             assert_eq!(level, expected, "at {used} of 1000");
         }
+    }
+
+    #[test]
+    fn a_limit_below_what_it_takes_to_serve_is_told() {
+        let memory = |limit| MemoryUse { used: 1, limit };
+        assert!(memory(MEMORY_MIN - 1).is_too_little() && !memory(MEMORY_MIN).is_too_little());
     }
 
     #[test]
