@@ -65,7 +65,7 @@ fn few_keys_move_when_a_backend_goes_and_all_come_back_with_it() {
     let _turn = alone();
     let (first_port, sockets) = free_ports();
     drop(sockets);
-    let mut demo = Demo::start(first_port, &["--load", "--rate=200", "--keys=100", "--switch=1s"]);
+    let mut demo = Demo::start(first_port, &["--load", "--rate=200", "--keys=100", "--switch=2s"]);
     let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
 
     let introduction = lines.next().expect("an introduction");
@@ -86,6 +86,40 @@ fn few_keys_move_when_a_backend_goes_and_all_come_back_with_it() {
     let last = lines.last().unwrap();
     assert!(last.ends_with(" 0 failed"), "{last}");
     assert!(demo.0.wait().unwrap().success());
+}
+
+#[test]
+fn every_beat_switches_also_with_a_slow_load() {
+    let _turn = alone();
+    let (first_port, sockets) = free_ports();
+    drop(sockets);
+    let mut demo = Demo::start(first_port, &["--load", "--rate=200", "--switch=1s"]);
+    let lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let switches = lines.filter(|line| line.contains(" slots") && line.contains(" s  Backend-")).take(4);
+    let switches: Vec<String> = switches.collect();
+    for (line, (switch, second)) in
+        switches.iter().zip([("2 off", 1), ("2 on", 2), ("5 off", 3), ("5 on", 4)])
+    {
+        assert!(line.contains(&format!("Backend-{switch}: ")), "{line}");
+        // A busy machine may be late, but not by as much as a wait for a thousand keys.
+        assert!((second..second + 5).contains(&numbers(line)[0]), "{line}");
+        let numbers = numbers(line);
+        assert_eq!(numbers[2], numbers[6], "table and answers differ: {line}");
+    }
+}
+
+#[test]
+fn a_beat_too_short_for_the_keys_is_refused_with_what_to_do() {
+    for (arguments, expected) in [
+        (&["--load", "--rate=200", "--keys=1000", "--switch=1s"][..], "30 keys can be followed; use fewer"),
+        (&["--load", "--rate=1", "--switch=1s"], "no key can be followed; use a higher --rate"),
+        (&["--switch=999ms"], "the shortest beat is 1s"),
+    ] {
+        let mut demo = Demo::start(1, arguments);
+        let said = std::io::read_to_string(demo.0.stderr.take().unwrap()).unwrap();
+        assert_eq!(demo.0.wait().unwrap().code(), Some(1), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
 }
 
 #[test]

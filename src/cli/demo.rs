@@ -15,7 +15,7 @@ use crate::app::{App, Options, Source};
 use crate::demo::backend::BackendHandle;
 use crate::demo::load::{LoadPlan, Pace};
 use crate::demo::orders::parse_duration;
-use crate::demo::show::{Cast, RunningLoad, Show};
+use crate::demo::show::{BEAT_MIN, Cast, RunningLoad, Show};
 use crate::demo::stage::Stage;
 use crate::demo::switchboard::Switchboard;
 use crate::proxy::{AccessLogOptions, Ceilings};
@@ -25,6 +25,8 @@ use crate::telemetry;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const BACKENDS: u16 = 10;
+/// Enough that a tenth of them is a figure to look at.
+const KEYS: NonZeroU32 = NonZeroU32::new(1000).expect("above zero");
 /// Threads of the control plane and the figures.
 const CONTROL_THREADS: usize = 2;
 /// From start to ready takes a few milliseconds; after this something is wrong.
@@ -49,11 +51,12 @@ pub(super) struct Flags {
     #[arg(long, value_name = "N", default_value = "50", requires = "load")]
     connections: NonZeroU32,
 
-    /// Keys of the load; their moves are counted without load as well
-    #[arg(long, value_name = "N", default_value = "1000")]
-    keys: NonZeroU32,
+    /// Keys of the load; their moves are counted without load as well [default: 1000, fewer where --rate does not send
+    /// so many between two switches]
+    #[arg(long, value_name = "N")]
+    keys: Option<NonZeroU32>,
 
-    /// Switch a backend off, and later on again, at this beat; 0s never
+    /// Switch a backend off, at the next beat on again, and so on, at this beat; 1s at least, 0s never
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     switch: Duration,
 
@@ -90,6 +93,7 @@ pub(super) fn execute(flags: Flags) -> anyhow::Result<ExitCode> {
 }
 
 async fn perform(flags: Flags) -> anyhow::Result<()> {
+    let keys = keys(&flags)?;
     let stop = told_to_stop(flags.length)?;
     let stage = Stage::open().context("cannot start the demo's thread")?;
     let backends = backends(&stage, flags.backend_port).await?;
@@ -99,11 +103,11 @@ async fn perform(flags: Flags) -> anyhow::Result<()> {
     let mut app = start(&board, &flags).await?;
 
     let url = format!("http://127.0.0.1:{}", flags.port);
-    let load = flags.load.then(|| load(&stage, &flags, &url)).transpose()?;
+    let load = flags.load.then(|| load(&stage, &flags, keys, &url)).transpose()?;
     let metrics_url = format!("http://{}/metrics", app.metrics_address());
     let beat = (!flags.switch.is_zero()).then_some(flags.switch);
     let cast = Cast { board, backends, reader: app.reader().clone(), load, beat };
-    let mut show = Show::new(cast, flags.keys.get(), url, metrics_url);
+    let mut show = Show::new(cast, keys.get(), url, metrics_url);
     tokio::select! {
         shown = show.run(&stop) => shown.context("cannot write to standard output")?,
         failure = app.failed() => return Err(failure),
@@ -114,6 +118,28 @@ async fn perform(flags: Flags) -> anyhow::Result<()> {
     stage.close().await.context("the demo's backends ended badly")?;
     summary.into_iter().for_each(|line| println!("{line}"));
     Ok(())
+}
+
+/// The keys to follow. Between two switches each must have been answered, or the count of those that moved is wrong.
+fn keys(flags: &Flags) -> anyhow::Result<NonZeroU32> {
+    let Flags { load, rate, keys, switch, .. } = *flags;
+    if switch.is_zero() {
+        return Ok(keys.unwrap_or(KEYS));
+    }
+    ensure!(switch >= BEAT_MIN, "--switch {switch:?}: the shortest beat is {BEAT_MIN:?}; 0s never switches");
+    if !load {
+        return Ok(keys.unwrap_or(KEYS));
+    }
+    let most = Show::keys_followed(switch, rate);
+    let help = "use a higher --rate or a longer --switch";
+    let most = NonZeroU32::new(most)
+        .with_context(|| format!("--rate {rate}: at a beat of {switch:?} no key can be followed; {help}"))?;
+    let keys = keys.unwrap_or(KEYS.min(most));
+    ensure!(
+        keys <= most,
+        "--keys {keys}: with --rate {rate} and a beat of {switch:?}, {most} keys can be followed; use fewer, or {help}"
+    );
+    Ok(keys)
 }
 
 /// Cancelled when the time is over, or at the first SIGINT or SIGTERM.
@@ -185,8 +211,8 @@ async fn start(board: &Switchboard, flags: &Flags) -> anyhow::Result<App> {
     }
 }
 
-fn load(stage: &Stage, flags: &Flags, url: &str) -> anyhow::Result<RunningLoad> {
-    let Flags { rate, connections, keys, .. } = *flags;
+fn load(stage: &Stage, flags: &Flags, keys: NonZeroU32, url: &str) -> anyhow::Result<RunningLoad> {
+    let Flags { rate, connections, .. } = *flags;
     let plan = LoadPlan {
         targets: vec![url.parse().map_err(anyhow::Error::msg)?],
         pace: Pace::Open(rate),

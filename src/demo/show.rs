@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,10 +19,18 @@ use super::report::{Latency, LoadReport};
 use super::screen::{BackendFigures, Figures, LoadFigures, TableFigures};
 use super::switchboard::Switchboard;
 
-/// The page is drawn so often.
-const PAGE_EVERY: Duration = Duration::from_millis(200);
-/// A line is written so often where there is no terminal. Figures per second are means over this time.
+/// Everything is looked at so often, and the page is drawn.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Looks for each line that is written where there is no terminal: one a second.
+const LOOKS_PER_LINE: u64 = 5;
+/// Figures per second are means over this time.
 const SECOND: Duration = Duration::from_secs(1);
+/// The shortest beat: figures of a faster one would be of two states.
+pub const BEAT_MIN: Duration = SECOND;
+/// From a switch until its table carries the traffic; a hundredth of that on an idle machine.
+const TAKES_EFFECT: Duration = Duration::from_millis(500);
+/// In a round every key is sent. The second one makes up for answers that are late.
+const ROUNDS: u32 = 2;
 /// Times are taken anew so often: a little less than a second, so that every line has new ones.
 const LATENCY_EVERY: Duration = Duration::from_millis(900);
 /// Backends are switched in steps of this many, so that the eye does not know where to look next.
@@ -40,7 +49,7 @@ pub struct Cast {
     pub reader: Reader,
     /// The load, if there is one.
     pub load: Option<RunningLoad>,
-    /// Time between two switches; never without.
+    /// Time between two switches; never without. With a load, long enough for its keys.
     pub beat: Option<Duration>,
 }
 
@@ -95,14 +104,25 @@ impl Show {
         }
     }
 
+    /// How many keys of a load at `rate` can be followed at this beat: each is answered between two switches.
+    pub fn keys_followed(beat: Duration, rate: NonZeroU32) -> u32 {
+        let room = beat.saturating_sub(TAKES_EFFECT + LOOK_EVERY) / ROUNDS;
+        (room.as_secs_f64() * f64::from(rate.get())) as u32
+    }
+
     /// Runs until `stop` and leaves the last page standing.
     pub async fn run(&mut self, stop: &CancellationToken) -> io::Result<()> {
         let terminal = io::stdout().is_terminal();
-        let mut ticks = tokio::time::interval(if terminal { PAGE_EVERY } else { SECOND });
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        let looks_per_text = if terminal { 1 } else { LOOKS_PER_LINE };
         let _cursor = terminal.then(HiddenCursor::hide).transpose()?;
-        let (mut said, mut introduced) = (0, terminal);
+        let (mut said, mut introduced, mut looks) = (0, terminal, 0);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.look()?;
+            looks += 1;
+            if (looks - 1) % looks_per_text != 0 {
+                continue;
+            }
             if !std::mem::replace(&mut introduced, true) {
                 io::stdout().write_all(self.figures.introduction().as_bytes())?;
             }
@@ -202,8 +222,10 @@ impl Show {
         }
         let answers = self.cast.load.as_ref().map(|running| running.load.report(true));
         let round = self.cast.load.as_ref().map_or(Duration::ZERO, |running| running.round);
+        let beat = self.cast.beat.unwrap_or(Duration::MAX);
+        let settles = (SECOND + ROUNDS * round).min(beat.saturating_sub(LOOK_EVERY));
         self.cast.board.switch(backend, !on)?;
-        self.settling = Some(Switch { backend, before, answers, settled_at: now + SECOND + 2 * round });
+        self.settling = Some(Switch { backend, before, answers, settled_at: now + settles });
         self.switches += 1;
         Ok(())
     }
@@ -254,5 +276,21 @@ impl Drop for HiddenCursor {
     fn drop(&mut self) {
         let _ = io::stdout().write_all(b"\x1b[?25h");
         let _ = io::stdout().flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_that_is_followed_is_sent_twice_between_two_switches() {
+        let rate = |rate| NonZeroU32::new(rate).unwrap();
+        for (beat, per_second, expected) in
+            [(10_000, 2000, 9300), (1000, 200, 30), (1000, 1, 0), (600, 2000, 0)]
+        {
+            let keys = Show::keys_followed(Duration::from_millis(beat), rate(per_second));
+            assert_eq!(keys, expected, "at a beat of {beat} ms and {per_second} requests a second");
+        }
     }
 }
