@@ -112,22 +112,26 @@ async fn what_the_holder_says_at_last_takes_the_place_of_what_a_follower_decided
     late.stop().await;
 }
 
+/// How many have seats, and not only stand in while nobody has.
+fn seated(replica: &Replica) -> usize {
+    let snapshot = replica.reader.load();
+    let members = snapshot.pool(&web()).map(|pool| &pool.members[..]).unwrap_or_default();
+    members.iter().filter(|it| it.seat.is_some()).count()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_holder_without_seats_takes_those_that_a_follower_gave() {
     let server = shop().await;
     held_by_other(&server);
     let replica = Replica::start(&server, "a");
     serves(&replica, &["web-1", "web-2"]).await;
+    until("they have seats", || seated(&replica) == 2).await;
     // The holder saw the pods in the short time before they became unready, or never did.
     for name in ["web-1", "web-2"] {
         put_pod(&server, pod(name));
     }
     server.put("endpointslices", &slice("a", &[endpoint("web-1", false), endpoint("web-2", false)]));
     serves(&replica, &[]).await;
-    let seated = |replica: &Replica| {
-        let snapshot = replica.reader.load();
-        snapshot.pool(&web()).unwrap().members.iter().filter(|it| it.seat.is_some()).count()
-    };
     assert_eq!(seated(&replica), 2, "an unready pod keeps its seat");
     let mut silent = pool();
     silent["status"] = json!({ "observedGeneration": 1 });
@@ -184,7 +188,9 @@ async fn a_table_that_follows_from_patience_alone_is_told_in_the_log() {
     let server = shop().await;
     held_by_other(&server);
     let replica = Replica::start(&server, "a");
-    serves(&replica, &["web-1", "web-2"]).await;
+    until("they have seats", || seated(&replica) == 2).await;
+    put_pod(&server, pod("web-3").ready());
+    serves(&replica, &["web-1", "web-2", "web-3"]).await;
     let digest = format!("digest={:016x}", digest(&replica));
     assert!(log.lines_with(&["table published", "cause=\"seats\"", &digest]) == 1, "{}", log.text());
     replica.stop().await;
@@ -195,7 +201,7 @@ async fn a_pod_that_waits_for_its_seat_does_not_count_as_spread() {
     let server = shop().await;
     held_by_other(&server);
     let replica = Replica::start(&server, "a");
-    serves(&replica, &["web-1", "web-2"]).await;
+    until("they have seats", || seated(&replica) == 2).await;
     let counted = || replica.metric("guideway_propagation_seconds_count{namespace=\"shop\",pool=\"web\"}");
     let before = counted();
     put_pod(&server, pod("web-3").ready());
