@@ -17,8 +17,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// ... and is dead when this many probes, or this much time with data unacknowledged, brought no answer.
 const PROBES: u32 = 3;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
-/// Longest wait for a connection.
-const CONNECT: Duration = Duration::from_secs(5);
+/// Longest wait for a connection. Its first packet is repeated after 1, 2, 4 s; a new attempt is not later than the first
+/// repetition and not as late as the others.
+const CONNECT: Duration = Duration::from_secs(1);
 
 /// A client for the API server that `config` names.
 pub fn connect(config: Config) -> Result<Client, kube::Error> {

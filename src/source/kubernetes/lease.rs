@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::touch::Pulse;
 use super::words::Words;
 
 /// Name of the Lease.
@@ -27,6 +28,9 @@ pub(super) struct Pace {
     pub(super) give_up: Duration,
     /// Time between looks at the lease; also the longest wait after a holder let go in good order.
     pub(super) look: Duration,
+    /// The same while nothing is answered. Together with the wait for an answer, which is `look`, it is how long we may
+    /// not know that the API server is back: well below the 5 s in which recovery is promised.
+    pub(super) look_again: Duration,
 }
 
 impl Default for Pace {
@@ -35,6 +39,7 @@ impl Default for Pace {
             duration: Duration::from_secs(8),
             give_up: Duration::from_secs(6),
             look: Duration::from_secs(2),
+            look_again: Duration::from_secs(1),
         }
     }
 }
@@ -45,17 +50,20 @@ pub(super) struct Candidate {
     api: Api<Lease>,
     identity: String,
     pace: Pace,
+    /// These calls never cease, so they tell whether the API server is in reach.
+    pulse: Pulse,
     /// The lease as last seen, and since when it looks so.
     seen: Option<(Lease, Instant)>,
     renewed: Option<Instant>,
 }
 
 impl Candidate {
-    pub(super) fn new(client: Client, namespace: &str, identity: &str, pace: Pace) -> Self {
+    pub(super) fn new(client: Client, namespace: &str, identity: &str, pace: Pace, pulse: Pulse) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             identity: identity.into(),
             pace,
+            pulse,
             seen: None,
             renewed: None,
         }
@@ -70,6 +78,8 @@ impl Candidate {
                 attempt = timeout(patience, self.attempt()) => attempt,
                 () = stop.cancelled() => break,
             };
+            let is_answered = matches!(attempt, Ok(Ok(()) | Err(kube::Error::Api(_))));
+            self.pulse.beat(is_answered);
             let failure = match attempt {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(Words(&error).to_string()),
@@ -80,8 +90,9 @@ impl Candidate {
                 tracing::warn!(error, lease = NAME, "cannot read or renew the lease, trying again");
             }
             self.tell(&holds);
+            let pause = if is_answered { self.pace.look } else { self.pace.look_again };
             tokio::select! {
-                () = sleep(self.not_beyond_the_lease(self.pace.look)) => self.tell(&holds),
+                () = sleep(self.not_beyond_the_lease(pause)) => self.tell(&holds),
                 () = stop.cancelled() => break,
             }
         }

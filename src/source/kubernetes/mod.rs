@@ -16,6 +16,7 @@ mod secrets;
 mod status;
 mod status_writer;
 mod throttle;
+mod touch;
 mod watch;
 mod words;
 
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use self::controller::{Controller, Wires};
 use self::secrets::{Named, SecretReader};
 use self::status_writer::StatusQueue;
+use self::touch::{Pulse, Touch};
 use self::watch::{Event, Kind, Scope, Told, Watch};
 use crate::crd::LoadBalancerPool;
 use crate::metrics::ControlMetrics;
@@ -113,13 +115,14 @@ impl Source {
         let (secrets, named) = channel::channel(Named::new());
         let reader = SecretReader::new(client.clone(), named, told.clone());
         parts.spawn(ended("reader of Secrets", reader.run()));
+        let (pulse, touch) = Pulse::new();
         let mut starter =
-            Starter { client: &client, pace: paces.watch, told, metrics: &metrics, parts: &mut parts };
+            Starter { client: &client, pace: paces.watch, touch, told, metrics: &metrics, parts: &mut parts };
         let relists = starter.watch_all(&options.namespaces);
         drop(starter);
         let (holds, lease) = channel::channel(false);
-        let candidate =
-            lease::Candidate::new(client.clone(), &options.lease_namespace, &options.identity, paces.lease);
+        let (namespace, identity) = (&options.lease_namespace, &options.identity);
+        let candidate = lease::Candidate::new(client.clone(), namespace, identity, paces.lease, pulse);
         let mut candidate = tokio::spawn(candidate.run(holds, stop.clone()));
         let statuses = StatusQueue::default();
         parts.spawn(ended("status writer", statuses.clone().run(client.clone())));
@@ -169,6 +172,7 @@ async fn ended(name: &'static str, part: impl Future<Output = ()>) -> &'static s
 struct Starter<'a> {
     client: &'a Client,
     pace: watch::Pace,
+    touch: Touch,
     told: mpsc::Sender<Told>,
     metrics: &'a ControlMetrics,
     parts: &'a mut JoinSet<&'static str>,
@@ -241,6 +245,7 @@ impl Starter<'_> {
             shrink,
             wrap,
             pace: self.pace,
+            touch: self.touch.clone(),
             metrics: self.metrics.clone(),
             relist: relist.clone(),
             told: self.told.clone(),

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::facts::{Key, Pod, Service, Slice};
 use super::keyring::Look;
 use super::resource::PoolResource;
+use super::touch::Touch;
 use super::words::Words;
 use crate::metrics::ControlMetrics;
 
@@ -118,6 +119,7 @@ pub(super) struct Watch<K, T> {
     pub(super) shrink: fn(&K) -> Option<T>,
     pub(super) wrap: fn(Change<T>) -> Event,
     pub(super) pace: Pace,
+    pub(super) touch: Touch,
     pub(super) metrics: ControlMetrics,
     /// Asks for a second list.
     pub(super) relist: Arc<Notify>,
@@ -147,6 +149,8 @@ enum Why {
     Unversioned,
     #[error("a second list was asked for")]
     Asked,
+    #[error("the server is in reach again")]
+    Regained,
     #[error("the call failed")]
     Failed(#[from] kube::Error),
 }
@@ -157,15 +161,18 @@ where
 {
     /// Lists and watches until nobody listens.
     pub(super) async fn run(self) {
-        let mut patience = Patience::new(self.pace);
+        let mut patience = Patience::new(self.pace, self.touch.clone());
         self.heard();
         loop {
-            let mut version = match self.list().await {
+            let listed = tokio::select! {
+                listed = self.list() => listed,
+                () = patience.touch.regained() => Err(Why::Regained),
+            };
+            let mut version = match listed {
                 Ok(Some(version)) => version,
                 Ok(None) => return,
                 Err(why) => {
-                    self.complain(&why, &patience, "list");
-                    patience.wait(&why).await;
+                    self.pause(&why, "list", &mut patience).await;
                     continue;
                 }
             };
@@ -173,9 +180,9 @@ where
                 match self.follow(&mut version, &mut patience).await {
                     End::Unheard => return,
                     End::Relist(Why::Asked) => break,
-                    End::Resume(why) => self.pause(&why, &mut patience).await,
+                    End::Resume(why) => self.pause(&why, "watch", &mut patience).await,
                     End::Relist(why) => {
-                        self.pause(&why, &mut patience).await;
+                        self.pause(&why, "watch", &mut patience).await;
                         break;
                     }
                 }
@@ -183,10 +190,14 @@ where
         }
     }
 
-    /// A watch that ends by itself after a good while is how the protocol works; all else is worth a line.
-    async fn pause(&self, why: &Why, patience: &mut Patience) {
+    /// A watch that ends by itself after a good while is how the protocol works; all else is worth a line, but for good
+    /// news, for which nobody waits either.
+    async fn pause(&self, why: &Why, call: &'static str, patience: &mut Patience) {
+        if matches!(why, Why::Regained) {
+            return;
+        }
         if !(matches!(why, Why::Ended) && patience.is_fresh()) {
-            self.complain(why, patience, "watch");
+            self.complain(why, patience, call);
         }
         patience.wait(why).await;
     }
@@ -225,7 +236,10 @@ where
     /// Watches from `version` on and keeps it up to date.
     async fn follow(&self, version: &mut String, patience: &mut Patience) -> End {
         let params = WatchParams::default().timeout(patience.lifetime());
-        let answer = timeout(self.pace.answer, self.api.watch(&params, version)).await;
+        let answer = tokio::select! {
+            answer = timeout(self.pace.answer, self.api.watch(&params, version)) => answer,
+            () = patience.touch.regained() => return End::Resume(Why::Regained),
+        };
         let stream = match answer {
             Err(_) => return End::Resume(Why::Unanswered(self.pace.answer)),
             Ok(Err(error)) => return end_of(error),
@@ -238,6 +252,7 @@ where
             let next = tokio::select! {
                 next = timeout(self.pace.silence, stream.next()) => next,
                 () = self.relist.notified() => return End::Relist(Why::Asked),
+                () = patience.touch.regained() => return End::Resume(Why::Regained),
             };
             let event = match next {
                 Err(_) => return End::Resume(Why::Silent(self.pace.silence)),
@@ -304,13 +319,15 @@ fn end_of(error: kube::Error) -> End {
 #[derive(Debug)]
 struct Patience {
     pace: Pace,
+    /// Ends every wait.
+    touch: Touch,
     failures: u32,
     jitter: RandomState,
 }
 
 impl Patience {
-    fn new(pace: Pace) -> Self {
-        Self { pace, failures: 0, jitter: RandomState::new() }
+    fn new(pace: Pace, touch: Touch) -> Self {
+        Self { pace, touch, failures: 0, jitter: RandomState::new() }
     }
 
     fn is_fresh(&self) -> bool {
@@ -338,7 +355,10 @@ impl Patience {
     async fn wait(&mut self, why: &Why) {
         let delay = self.delay().max(asked_by_server(why).min(self.pace.longest_retry));
         self.failures = self.failures.saturating_add(1);
-        sleep(delay).await;
+        tokio::select! {
+            () = sleep(delay) => {}
+            () = self.touch.regained() => {}
+        }
     }
 
     /// Between half and all of the doubled first delay, so that replicas do not come back in step.
@@ -367,7 +387,8 @@ mod tests {
 
     #[test]
     fn watches_that_begin_together_end_apart() {
-        let lifetimes: Vec<u32> = (0..100).map(|_| Patience::new(Pace::default()).lifetime()).collect();
+        let patience = || Patience::new(Pace::default(), super::super::touch::Pulse::new().1);
+        let lifetimes: Vec<u32> = (0..100).map(|_| patience().lifetime()).collect();
         assert!(lifetimes.iter().all(|seconds| (210..=280).contains(seconds)), "{lifetimes:?}");
         let distinct: std::collections::BTreeSet<_> = lifetimes.iter().collect();
         assert!(distinct.len() > 20, "{lifetimes:?}");

@@ -50,6 +50,9 @@ struct State {
     is_down: bool,
     /// How often it went down.
     lives: u64,
+    is_cut_off: bool,
+    /// How often it was cut off.
+    cuts: u64,
 }
 
 /// API group, resource and verb, as a role names them.
@@ -85,6 +88,17 @@ impl ApiServer {
 
     pub(super) fn up(&self) {
         self.state().is_down = false;
+    }
+
+    /// Loses what is sent to it. What is open or asked for meanwhile lives on and is silent, also when it is over: TCP
+    /// would try again at last, later than any promise.
+    pub(super) fn cut_off(&self) {
+        self.state().cuts += 1;
+        self.state().is_cut_off = true;
+    }
+
+    pub(super) fn reconnect(&self) {
+        self.state().is_cut_off = false;
     }
 
     pub(super) fn put(&self, plural: &str, object: &Value) {
@@ -186,6 +200,9 @@ impl ApiServer {
         if self.state().is_down {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
+        if self.state().is_cut_off {
+            std::future::pending::<()>().await;
+        }
         let life = self.state().lives;
         let mut stirred = self.stirred.subscribe();
         let broken = async {
@@ -269,6 +286,7 @@ impl ApiServer {
             _ => {}
         }
         let life = self.state().lives;
+        let cuts = self.state().cuts;
         let begin = (from, self.stirred.subscribe(), self.clone());
         let events = futures::stream::unfold(Some(begin), move |open| {
             let plural = plural.clone();
@@ -276,7 +294,9 @@ impl ApiServer {
                 let (from, mut stirred, server) = open?;
                 loop {
                     stirred.borrow_and_update();
+                    let silent = server.state().cuts != cuts;
                     match server.state().next_event(&plural, from, fault, life) {
+                        _ if silent => {}
                         Next::Event(at, line) => {
                             return Some((Ok(Bytes::from(line)), Some((at, stirred, server.clone()))));
                         }

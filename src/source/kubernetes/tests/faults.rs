@@ -140,6 +140,27 @@ async fn a_half_open_connection_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_cut_off_for_a_while_is_current_soon_although_its_connections_stay_silent() {
+    // Shorter ones may pass between two calls for the lease; TCP makes up for those as fast.
+    for tenths in (40..300).step_by(13) {
+        let server = shop().await;
+        let mut replica = Replica::start(&server, "a");
+        replica.becomes(BOTH).await;
+        tokio::time::sleep(Duration::from_millis(tenths * 7 % 2000)).await;
+        server.cut_off();
+        put_pod(&server, pod("web-3").ready());
+        tokio::time::sleep(Duration::from_millis(tenths * 100)).await;
+        assert_eq!(replica.ready(), BOTH);
+        let lists = server.asked("list", "pods");
+        server.reconnect();
+        let took = replica.becomes(ALL).await;
+        assert!(took <= RECOVERY, "{took:?} after {tenths} tenths of a second");
+        assert_eq!(server.asked("list", "pods"), lists, "it watches on from where it was");
+        replica.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_is_gone_costs_no_table_and_its_return_brings_the_news() {
     let server = shop().await;
     let mut replica = Replica::start(&server, "a");

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::lease::{Candidate, Pace};
+use super::super::touch::Pulse;
 use super::api_server::{ApiServer, Fault};
 use super::replica::Log;
 
@@ -20,7 +21,8 @@ fn candidate(
 ) -> (watch::Receiver<bool>, CancellationToken, JoinHandle<()>) {
     let (told, holds) = watch::channel(false);
     let stop = CancellationToken::new();
-    let candidate = Candidate::new(server.client(), "guideway-system", identity, Pace::default());
+    let (pulse, _) = Pulse::new();
+    let candidate = Candidate::new(server.client(), "guideway-system", identity, Pace::default(), pulse);
     (holds, stop.clone(), tokio::spawn(candidate.run(told, stop)))
 }
 
