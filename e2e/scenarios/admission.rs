@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail, ensure};
 use guideway::source::admission::Admission;
+use guideway::source::reach::Target;
 use http::Request;
 use serde_json::{Value, json};
 
@@ -14,9 +15,9 @@ use crate::runner::Verdict;
 /// what a cluster takes is as wrong as the opposite.
 fn edits() -> Vec<(&'static str, Value)> {
     let long = |length: usize| json!("x".repeat(length));
-    let service = |port: Value| json!([{"name": "a", "service": {"name": "x", "port": port}}]);
     let hash_on = |entry: Value| json!({"hashOn": [entry]});
     let mut edits = edits_of_listeners();
+    edits.extend(edits_of_backends());
     edits.extend([
         ("/metadata/name", json!("Bad_Name")),
         ("/metadata/name", json!("a..b")),
@@ -25,6 +26,38 @@ fn edits() -> Vec<(&'static str, Value)> {
         ("/spec", Value::Null),
         ("/spec", json!([])),
         ("/spec/nope", json!(1)),
+        ("/spec/algorithm", Value::Null),
+        ("/spec/algorithm", json!("Maglev")),
+        ("/spec/algorithm", json!({"fill": "seats"})),
+        ("/spec/algorithm", json!({"hashOn": []})),
+        ("/spec/algorithm", hash_on(json!({"type": "Header"}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Header", "name": ""}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Header", "name": "a/b"}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Query", "name": "a[]"}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Query", "name": "a b"}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Query", "name": "a&b"}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Query", "name": "\u{e4}"}))),
+        ("/spec/algorithm", hash_on(json!({"type": "Path", "name": "x"}))),
+        ("/spec/algorithm", json!({"tableSize": 2})),
+        ("/spec/algorithm", json!({"tableSize": 65_535})),
+        ("/spec/algorithm", json!({"tableSize": 16_777_213})),
+        ("/spec/algorithm", json!({"tableSize": 16_777_259})),
+        ("/spec/health", json!({"drainTimeout": "24h"})),
+        ("/spec/health", json!({"drainTimeout": "24h1ms"})),
+        ("/spec/health", json!({"drainTimeout": "1.5s"})),
+        ("/spec/health", json!({"drainTimeout": "soon"})),
+        ("/spec/health", json!({"drainTimeout": "99999h99999h99999h99999h"})),
+        ("/spec/timeouts", json!({"connect": "1ms", "request": "0s"})),
+        ("/spec/timeouts", json!({"connect": "0s"})),
+        ("/spec/timeouts", json!({"request": 5})),
+    ]);
+    edits
+}
+
+fn edits_of_backends() -> Vec<(&'static str, Value)> {
+    let long = |length: usize| json!("x".repeat(length));
+    let service = |port: Value| json!([{"name": "a", "service": {"name": "x", "port": port}}]);
+    vec![
         ("/spec/backends/0/weight", json!(0)),
         ("/spec/backends/0/weight", json!(10_001)),
         ("/spec/backends/0/weight", Value::Null),
@@ -42,28 +75,27 @@ fn edits() -> Vec<(&'static str, Value)> {
         ("/spec/backends", service(json!(true))),
         ("/spec/backends", service(json!(""))),
         ("/spec/backends", service(json!("Http_"))),
-        ("/spec/algorithm", Value::Null),
-        ("/spec/algorithm", json!("Maglev")),
-        ("/spec/algorithm", json!({"fill": "seats"})),
-        ("/spec/algorithm", json!({"hashOn": []})),
-        ("/spec/algorithm", hash_on(json!({"type": "Header"}))),
-        ("/spec/algorithm", hash_on(json!({"type": "Header", "name": ""}))),
-        ("/spec/algorithm", hash_on(json!({"type": "Header", "name": "a/b"}))),
-        ("/spec/algorithm", hash_on(json!({"type": "Query", "name": "a[]"}))),
-        ("/spec/algorithm", hash_on(json!({"type": "Query", "name": "a b"}))),
-        ("/spec/algorithm", hash_on(json!({"type": "Path", "name": "x"}))),
-        ("/spec/algorithm", json!({"tableSize": 2})),
-        ("/spec/algorithm", json!({"tableSize": 65_535})),
-        ("/spec/algorithm", json!({"tableSize": 16_777_213})),
-        ("/spec/algorithm", json!({"tableSize": 16_777_259})),
-        ("/spec/health", json!({"drainTimeout": "24h"})),
-        ("/spec/health", json!({"drainTimeout": "24h1ms"})),
-        ("/spec/health", json!({"drainTimeout": "1.5s"})),
-        ("/spec/timeouts", json!({"connect": "1ms", "request": "0s"})),
-        ("/spec/timeouts", json!({"connect": "0s"})),
-        ("/spec/timeouts", json!({"request": 5})),
-    ]);
-    edits
+        ("/spec/backends", service(json!("-a"))),
+        ("/spec/backends", service(json!("a-"))),
+        ("/spec/backends", service(json!("8-a"))),
+        ("/spec/backends", service(json!(80))),
+        ("/spec/backends", service(json!("80"))),
+        ("/spec/backends", service(json!("65535"))),
+        ("/spec/backends", service(json!("123456"))),
+        ("/spec/backends", service(long(63))),
+        ("/spec/backends", service(long(64))),
+        ("/spec/backends/0/name", json!("A")),
+        ("/spec/backends/0/tls", json!({"serverName": "web.test", "ca": {"name": "a.b"}})),
+        ("/spec/backends/0/tls", json!({"serverName": "web.test", "ca": {"name": "A"}})),
+        ("/spec/backends/0/tls", json!({"serverName": "192.0.2.1", "ca": {"name": "a"}})),
+        (
+            "/spec/backends/0/tls",
+            json!({
+                "serverName": "web.test", "caFile": "a",
+                "clientCertificateFile": {"certificate": "a", "key": "b"},
+            }),
+        ),
+    ]
 }
 
 fn edits_of_listeners() -> Vec<(&'static str, Value)> {
@@ -78,10 +110,24 @@ fn edits_of_listeners() -> Vec<(&'static str, Value)> {
         ("/spec/listeners/0/port", json!(70_000)),
         ("/spec/listeners/0/name", json!("")),
         ("/spec/listeners/0/name", long(64)),
+        ("/spec/listeners/0/name", json!("a_b")),
+        (
+            "/spec/listeners",
+            json!([{
+                "name": "a", "port": 80, "protocol": "HTTPS",
+                "tls": {"certificateFiles": [{"certificate": "a", "key": "b"}], "clientCAFile": "c"},
+            }]),
+        ),
+        (
+            "/spec/listeners",
+            json!([{"name": "a", "port": 80, "protocol": "HTTPS", "tls": {"secretRefs": [{"name": "a/b"}]}}]),
+        ),
         ("/spec/listeners/0/hostnames", json!(["shop.example.com", "*.example.com", "a"])),
         ("/spec/listeners/0/hostnames", json!(["a.test", "a.test"])),
         ("/spec/listeners/0/hostnames", json!(["Shop.example.com"])),
         ("/spec/listeners/0/hostnames", json!(["*.*.test"])),
+        ("/spec/listeners/0/hostnames", json!(["*"])),
+        ("/spec/listeners/0/hostnames", json!(["a:80", "A"])),
         ("/spec/listeners/0/hostnames", json!(["-a.test"])),
         ("/spec/listeners/0/hostnames", json!([""])),
         ("/spec/listeners/0/hostnames", json!(["x".repeat(254)])),
@@ -91,6 +137,10 @@ fn edits_of_listeners() -> Vec<(&'static str, Value)> {
         ("/spec/listeners/0/paths", json!(["/a?b"])),
         ("/spec/listeners/0/paths", json!(["/a/./b"])),
         ("/spec/listeners/0/paths", json!(["/a/.."])),
+        ("/spec/listeners/0/paths", json!(["/a/%2e%2E/b"])),
+        ("/spec/listeners/0/paths", json!(["/a/.%2e"])),
+        ("/spec/listeners/0/paths", json!(["/a'b/%2e%2e%2e/%2ea"])),
+        ("/spec/listeners/0/paths", json!(["/\u{e4}"])),
         ("/spec/listeners/0/paths", json!([])),
         ("/spec/listeners/0/proxyProtocol", json!("Require")),
         ("/spec/listeners/0/proxyProtocol", json!("require")),
@@ -101,7 +151,7 @@ fn edits_of_listeners() -> Vec<(&'static str, Value)> {
 }
 
 /// Addresses that are tried for an endpoint, likewise.
-const ADDRESSES: [&str; 11] = [
+const ADDRESSES: [&str; 17] = [
     "010.0.0.1",
     "2001:DB8::1",
     "fe80::1%eth0",
@@ -112,6 +162,12 @@ const ADDRESSES: [&str; 11] = [
     "2001:db8:0::1",
     "2001:db8::1",
     "240.0.0.1",
+    "127.0.0.1",
+    "127.9.9.9",
+    "::1",
+    "::ffff:127.0.0.1",
+    "169.254.169.254",
+    "fe80::1",
     "db.example.net",
 ];
 
@@ -122,7 +178,7 @@ pub(super) async fn files_are_checked_as_in_a_cluster(test: &Test) -> Result<Ver
     for (pointer, value) in edits().into_iter().chain(endpoints) {
         let pool = edited(test, pointer, value.clone())?;
         let theirs = refused_fields(test, &pool).await?;
-        let ours = admission.admit(pool).err().unwrap_or_default();
+        let ours = admission.admit(pool, Target::Cluster).err().unwrap_or_default();
         let ours: BTreeSet<String> = ours.into_iter().map(|error| error.path).collect();
         ensure!(
             ours.is_empty() == theirs.is_empty() && theirs.is_subset(&ours),

@@ -20,7 +20,7 @@ struct Spoiled {
 }
 
 pub(super) async fn bad_pools_are_refused(test: &Test) -> Result<Verdict> {
-    let spoiled = spoiled();
+    let spoiled: Vec<Spoiled> = spoiled().into_iter().chain(misspelled()).collect();
     let count = spoiled.len();
     for case in spoiled {
         let message = refusal(test, &case).await?;
@@ -73,7 +73,68 @@ fn spoiled() -> Vec<Spoiled> {
             "spec.backends[0].tls",
             "exactly one of ca and caFile",
         ),
-        spoiled("/spec/timeouts/connect", json!("soon"), "spec.timeouts.connect", "soon"),
+        spoiled(
+            "/spec/timeouts/connect",
+            json!("1.5s"),
+            "spec.timeouts.connect",
+            "this is no duration: write",
+        ),
+        spoiled("/spec/timeouts/connect", json!("0s"), "spec.timeouts.connect", "connect is 1ms to 5m"),
+        spoiled("/spec/listeners/0/name", json!("Web"), "spec.listeners[0].name", "use only a-z, 0-9"),
+    ]
+}
+
+/// What a cluster refuses in its own words where a pattern would have refused it without any, and what only a process of
+/// its own has a use for.
+fn misspelled() -> Vec<Spoiled> {
+    let spoiled = |pointer, value, field, reason| Spoiled { pointer, value, field, reason };
+    let host = |host: &str| {
+        let field = "spec.listeners[0].hostnames[0]";
+        spoiled(
+            "/spec/listeners/0/hostnames",
+            json!([host]),
+            field,
+            "this is no host: write a name in lower case",
+        )
+    };
+    let path = |path: &str, reason| {
+        spoiled("/spec/listeners/0/paths", json!([path]), "spec.listeners[0].paths[0]", reason)
+    };
+    let address = |address: &str| {
+        let backends = json!([{"name": "a", "endpoints": [{"address": address, "port": 80}]}]);
+        let field = "spec.backends[0].endpoints[0].address";
+        spoiled("/spec/backends", backends, field, "means Guideway's own pod or node")
+    };
+    vec![
+        host("Shop.example.com"),
+        host("*"),
+        host("a:80"),
+        path("api", "does not begin with /"),
+        path("/a?b", "leave the query out"),
+        path("/a/%2e%2e/b", "has a segment . or .."),
+        address("127.0.0.1"),
+        address("::1"),
+        spoiled(
+            "/spec/backends/0/service/port",
+            json!("80"),
+            "spec.backends[0].service.port",
+            "write the number without them",
+        ),
+        spoiled(
+            "/spec/backends/0/tls",
+            json!({"serverName": "web.test", "caFile": "ca.crt"}),
+            "spec.backends[0].tls.caFile",
+            "for use without Kubernetes",
+        ),
+        spoiled(
+            "/spec/listeners/0",
+            json!({
+                "name": "web", "port": 80, "protocol": "HTTPS",
+                "tls": {"certificateFiles": [{"certificate": "a", "key": "b"}]},
+            }),
+            "spec.listeners[0].tls.certificateFiles",
+            "for use without Kubernetes",
+        ),
     ]
 }
 
@@ -89,7 +150,10 @@ async fn refusal(test: &Test, case: &Spoiled) -> Result<String> {
     let mut pool = good_pool(test);
     let (parent, field) = case.pointer.rsplit_once('/').unwrap_or_default();
     let Some(parent) = pool.pointer_mut(parent) else { bail!("no {parent} in {pool}") };
-    parent[field] = case.value.clone();
+    match (parent, field.parse::<usize>()) {
+        (Value::Array(items), Ok(at)) => items[at] = case.value.clone(),
+        (parent, _) => parent[field] = case.value.clone(),
+    }
     match test.cluster.apply(pool).await {
         Err(kube::Error::Api(status)) if status.code == 422 => Ok(status.message.clone()),
         Err(error) => bail!("{} = {}: refused in another way: {error}", case.pointer, case.value),

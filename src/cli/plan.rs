@@ -426,7 +426,7 @@ spec:
         assert!(matches!(change, Change::Rollout { group, .. } if &*group == "local"));
         let error = plan_of(&text, &["--rollout", "local"]).unwrap_err().to_string();
         let headline = "pool shop/web has mistakes; correct them first, or set --standalone if it is for";
-        assert!(error.starts_with(headline) && error.contains("127.0.0.1 means"), "{error}");
+        assert!(error.starts_with(headline) && error.contains("means Guideway's own pod"), "{error}");
         let error = plan_of(FILE, &["--rollout", "stable", "--standalone"]).unwrap_err().to_string();
         assert!(error.starts_with("pool shop/web has mistakes; correct them first\n"), "{error}");
     }

@@ -4,11 +4,17 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use kube::core::Rule;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// What the API server accepts.
-pub const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+const FORM: &str = "self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$')";
+
+/// A limit to a duration, which is not asked about a text that is none.
+pub(super) fn limit(rule: &str, words: &str) -> Rule {
+    Rule::new(format!("!{FORM} || ({rule})")).message(words)
+}
 
 /// A duration as written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +73,9 @@ impl JsonSchema for DurationText {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         // 28 characters: four times five digits and two letters. CEL needs the limit to bound its cost.
-        json_schema!({ "type": "string", "pattern": PATTERN, "maxLength": 28 })
+        let form = Rule::new(FORM)
+            .message("this is no duration: write whole numbers with h, m, s or ms, such as 1m30s or 1500ms");
+        json_schema!({ "type": "string", "maxLength": 28, "x-kubernetes-validations": [form] })
     }
 }
 

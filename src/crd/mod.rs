@@ -6,6 +6,7 @@ pub mod duration;
 pub mod manifest;
 pub mod pool;
 pub mod port;
+pub mod rules;
 pub mod seats;
 pub mod status;
 pub mod tls;

@@ -9,8 +9,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::duration::DurationText;
+use super::duration::{self, DurationText};
 pub use super::port::PortRef;
+use super::rules;
 use super::status::LoadBalancerPoolStatus;
 use super::tls::{BackendTls, ListenerTls};
 
@@ -126,7 +127,8 @@ pub struct LoadBalancerPoolSpec {
     .message("tls is for HTTPS: set protocol to HTTPS, or leave tls out"))]
 pub struct Listener {
     /// Name of the listener, unique within the pool.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::label())]
     pub name: String,
 
     /// Port is the TCP port that is opened, 1 to 65535.
@@ -152,7 +154,7 @@ pub struct Listener {
     /// below it. All hosts, where there are none. The most specific one decides among pools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
-    #[schemars(inner(length(min = 1, max = 253), regex(pattern = HOSTNAME)))]
+    #[schemars(inner(length(min = 1, max = 253)), transform = rules::hostnames)]
     pub hostnames: Vec<String>,
 
     /// Paths are the prefixes of the paths whose requests the pool takes, by whole segments: /api is for /api and
@@ -160,20 +162,9 @@ pub struct Listener {
     /// A letter, a digit, -, ., _ and ~ are the same encoded, here as in requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
-    #[schemars(inner(length(min = 1, max = 1024), regex(pattern = PATH)))]
+    #[schemars(inner(length(min = 1, max = 1024)), transform = rules::paths)]
     pub paths: Vec<String>,
 }
-
-/// A name of DNS in lower case, with or without `*.` in front.
-pub const HOSTNAME: &str = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
-/// A path as requests have it, without query, and without segments `.` and `..`, which no request has here.
-pub const PATH: &str = concat!(
-    r"^(/(([-A-Za-z0-9_~!$&'()*+,;=:@%]|\.[-A-Za-z0-9_~!$&'()*+,;=:@%]|\.\.[-A-Za-z0-9._~!$&'()*+,;=:@%])",
-    r"[-A-Za-z0-9._~!$&'()*+,;=:@%]*)?)+$"
-);
-
-/// A name of a header, cookie or query parameter, as far as a pattern can tell.
-pub const KEY_NAME: &str = r#"^[!"$-%'-<>-~]+$"#;
 
 /// What is spoken on a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -204,7 +195,8 @@ pub enum ProxyProtocol {
     .message("set exactly one of service and endpoints"))]
 pub struct Backend {
     /// Name of the backend, unique within the pool. Metrics and status carry it.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::label())]
     pub name: String,
 
     /// Weight of the backend relative to the pool's other backends, 0 to 10000. A backend takes its weight
@@ -244,11 +236,12 @@ pub enum BackendProtocol {
 }
 
 /// A Service and one of its ports.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceRef {
     /// Name of a Service in the pool's namespace. Its cluster IP is not used: requests go to the pods.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::label())]
     pub name: String,
 
     /// Port of the Service, by number or by name.
@@ -267,6 +260,9 @@ pub struct Endpoint {
         .message("address is no IP address of a host: write one such as 192.0.2.10 or 2001:db8::10, not a host name"))]
     #[x_kube(validation = Rule::new("!isIP(self) || ip.isCanonical(self)")
         .message("address is not in its canonical form: write it in small letters and as short as it gets, such as 2001:db8::10"))]
+    #[x_kube(validation = rules::in_a_cluster(
+        "!isIP(self) || !(ip(self).isLoopback() || ip(self).isLinkLocalUnicast())", None,
+        "this address means Guideway's own pod or node: in a cluster write one that is the same from everywhere"))]
     pub address: String,
 
     /// Port the endpoint listens on, 1 to 65535.
@@ -348,6 +344,10 @@ pub enum Fill {
         "!has(self.name) || self.type == 'Query' || self.name.matches('^[-!#$%&*+.^_`|~0-9A-Za-z]+$')")
     .field_path(".name")
     .message("the name of a header or cookie consists of letters, digits and -!#$%&*+.^_`|~"))]
+#[x_kube(validation = Rule::new(
+        "!has(self.name) || self.type != 'Query' || (self.name.matches('^[!-~]+$') && !self.name.matches('[&=#]'))")
+    .field_path(".name")
+    .message("this is no name of a query parameter: write it as it stands in URLs, without spaces, &, = and #"))]
 pub struct HashOn {
     /// Type is the part of the request. ClientIP is the address of the connection's other end, Header a header's
     /// value, Cookie a cookie's value, Query the value of a query parameter as it stands in the URL, Path the path
@@ -357,7 +357,7 @@ pub struct HashOn {
 
     /// Name of the header, cookie or query parameter. Header names compare without case.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = KEY_NAME))]
+    #[schemars(length(min = 1, max = 128))]
     pub name: Option<String>,
 }
 
@@ -391,7 +391,7 @@ pub struct Health {
     /// DrainTimeout is how long requests in flight may go on at an endpoint that left the pool, up to 24h. 0s ends
     /// them at once.
     #[serde(default = "drain_timeout")]
-    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("drainTimeout is at most 24h"))]
+    #[x_kube(validation = duration::limit("duration(self) <= duration('24h')", "drainTimeout is at most 24h"))]
     pub drain_timeout: DurationText,
 }
 
@@ -411,15 +411,15 @@ pub enum Readiness {
 pub struct Timeouts {
     /// Connect is how long opening a connection to an endpoint may take before the next one is tried, 1ms to 5m.
     #[serde(default = "connect_timeout")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('5m')")
-        .message("connect is 1ms to 5m"))]
+    #[x_kube(validation = duration::limit(
+        "duration(self) >= duration('1ms') && duration(self) <= duration('5m')", "connect is 1ms to 5m"))]
     pub connect: DurationText,
 
     /// Request is how long the head of a response may take from the last byte of its request on, all tries at
     /// endpoints included, up to 24h. 0s sets no limit.
     #[serde(default = "request_timeout")]
-    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')")
-        .message("request is at most 24h; 0s sets no limit"))]
+    #[x_kube(validation = duration::limit(
+        "duration(self) <= duration('24h')", "request is at most 24h; 0s sets no limit"))]
     pub request: DurationText,
 }
 

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::rules;
+
 /// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -25,15 +27,14 @@ impl JsonSchema for PortRef {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // Limits of numbers bind numbers and those of strings bind strings. CEL would cost too much here: it takes
-        // such a value for a string of any length.
+        // Limits of numbers bind numbers and those of strings bind strings.
         json_schema!({
             "x-kubernetes-int-or-string": true,
             "minimum": 1,
             "maximum": 65535,
             "minLength": 1,
             "maxLength": 63,
-            "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+            "x-kubernetes-validations": rules::port_refs(),
         })
     }
 }

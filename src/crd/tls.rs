@@ -8,6 +8,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rules;
+
 /// What a port shows its clients and asks of them.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -17,6 +19,11 @@ use serde::{Deserialize, Serialize};
     .message("there is no certificate to show: name a Secret of type kubernetes.io/tls in secretRefs"))]
 #[x_kube(validation = Rule::new("!has(self.clientCA) || !has(self.clientCAFile)")
     .message("set at most one of clientCA and clientCAFile: put both bundles into one"))]
+#[x_kube(validation = rules::in_a_cluster(
+    "!has(self.certificateFiles) || self.certificateFiles.size() == 0", Some(".certificateFiles"),
+    "certificateFiles are for use without Kubernetes: name Secrets in secretRefs in their place"))]
+#[x_kube(validation = rules::in_a_cluster("!has(self.clientCAFile)", Some(".clientCAFile"),
+    "clientCAFile is for use without Kubernetes: name a Secret in clientCA in its place"))]
 pub struct ListenerTls {
     /// SecretRefs name Secrets with a certificate, in the pool's namespace. A client gets the certificate that has
     /// the name it asks for, else one with a wildcard for it, else the first. Guideway looks at each Secret about
@@ -58,10 +65,15 @@ pub struct ListenerTls {
     .message("set exactly one of ca and caFile: without authorities nobody could tell who an endpoint is"))]
 #[x_kube(validation = Rule::new("!has(self.clientCertificate) || !has(self.clientCertificateFile)")
     .message("set at most one of clientCertificate and clientCertificateFile"))]
+#[x_kube(validation = rules::in_a_cluster("!has(self.caFile)", Some(".caFile"),
+    "caFile is for use without Kubernetes: name a Secret in ca in its place"))]
+#[x_kube(validation = rules::in_a_cluster("!has(self.clientCertificateFile)", Some(".clientCertificateFile"),
+    "clientCertificateFile is for use without Kubernetes: name a Secret in clientCertificate in its place"))]
 pub struct BackendTls {
     /// ServerName is the DNS name that endpoints are asked for and that their certificates must be for, in lower
     /// case, such as web.shop.svc. It is one name for all endpoints of the backend, and no address.
-    #[schemars(length(min = 1, max = 253), regex(pattern = SERVER_NAME))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::server_name())]
     pub server_name: String,
 
     /// CA names a Secret in the pool's namespace whose key ca.crt holds the authorities, in PEM, of which one must
@@ -90,9 +102,6 @@ pub struct BackendTls {
     pub client_certificate_file: Option<ClientCertificateFile>,
 }
 
-/// A name of DNS in lower case with labels of at most 63 characters. The last begins with a letter, so it is no address.
-pub const SERVER_NAME: &str = r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)*[a-z]([-a-z0-9]{0,61}[a-z0-9])?$";
-
 /// A certificate in files that is shown to endpoints. Their paths are absolute or begin at the folder of the pool's
 /// file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -108,18 +117,16 @@ pub struct ClientCertificateFile {
 }
 
 /// A Secret in the pool's namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
     /// Name of the Secret. For a certificate its keys are those of the type kubernetes.io/tls: tls.crt (the
     /// certificate, then those that lead to its root, in PEM), tls.key (the private key of the first, in PEM, not
     /// encrypted) and, if it is to be stapled, tls.ocsp-staple (an OCSP response in DER).
-    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_NAME))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::secret_name())]
     pub name: String,
 }
-
-/// A subdomain of RFC 1123, as Kubernetes asks for in names of Secrets.
-pub const SECRET_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 
 /// A certificate in files. Their paths are absolute or begin at the folder of the pool's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -1,13 +1,15 @@
 //! Owns the admission of a resource where no API server does it: names, schema, defaults and CEL rules are
 //! those of the definition that a cluster installs, so a file and a cluster accept the same pools.
 
-use kube::core::cel::{CompiledSchema, Validator, compile_schema};
+use kube::core::cel::{CompiledSchema, ValidationError, Validator, compile_schema};
 use serde_json::Value;
 
+use super::reach::Target;
 use super::translate::FieldError;
 use super::{metadata, schema};
 use crate::crd::manifest::{self, ManifestError};
 use crate::crd::pool::LoadBalancerPool;
+use crate::crd::rules::IN_A_CLUSTER;
 
 /// The rules of a `LoadBalancerPool`.
 #[derive(Debug)]
@@ -25,9 +27,9 @@ impl Admission {
         Ok(Self { schema, rules, validator: Validator::new() })
     }
 
-    /// The resource with its defaults, or everything the API server would refuse it for. As there, the CEL rules
-    /// are asked only about an object that fits the schema.
-    pub fn admit(&self, mut object: Value) -> Result<LoadBalancerPool, Vec<FieldError>> {
+    /// The resource with its defaults, or everything the API server would refuse it for, but for what only a cluster
+    /// has no use for where `target` is none. As there, the CEL rules are asked only about an object that fits the schema.
+    pub fn admit(&self, mut object: Value, target: Target) -> Result<LoadBalancerPool, Vec<FieldError>> {
         schema::normalize(&mut object);
         let mut errors = Vec::new();
         metadata::check(&object, &mut errors);
@@ -37,7 +39,11 @@ impl Admission {
         schema::check(&self.envelope(), &object, "", &mut errors);
         if errors.is_empty() {
             let broken = self.validator.validate_compiled(&self.rules, &object, None);
-            errors.extend(broken.err().into_iter().flatten().map(rule_error));
+            let concerns = |it: &ValidationError| {
+                target == Target::Cluster || it.reason.as_deref() != Some(IN_A_CLUSTER)
+            };
+            let broken = broken.err().into_iter().flatten().filter(concerns);
+            errors.extend(broken.map(|it| rule_error(it, &object)));
         }
         if errors.is_empty() { typed(object) } else { Err(errors) }
     }
@@ -59,14 +65,19 @@ fn typed(object: Value) -> Result<LoadBalancerPool, Vec<FieldError>> {
     })
 }
 
-fn rule_error(error: kube::core::cel::ValidationError) -> FieldError {
-    // The rule of the whole object is about its name; a rule's own path may come with one dot too many.
-    let path = if error.field_path.is_empty() {
-        "metadata.name".into()
-    } else {
-        error.field_path.replace("..", ".")
-    };
-    FieldError::new(path, error.message)
+fn rule_error(error: ValidationError, object: &Value) -> FieldError {
+    // The rule of the whole object is about its name.
+    if error.field_path.is_empty() {
+        return FieldError::new("metadata.name", error.message);
+    }
+    // A rule's own path may come with one dot too many.
+    let path = error.field_path.replace("..", ".");
+    let written = object.pointer(&format!("/{}", path.replace(['.', '['], "/").replace(']', "")));
+    // As the API server does, it shows a text that is wrong, and none that is in the wrong place.
+    match written.and_then(Value::as_str).filter(|_| error.reason.as_deref() != Some(IN_A_CLUSTER)) {
+        Some(text) => FieldError::new(path, format!("`{text}`: {}", error.message)),
+        None => FieldError::new(path, error.message),
+    }
 }
 
 #[cfg(test)]
@@ -98,7 +109,7 @@ mod tests {
         let mut object = good();
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         object.pointer_mut(parent).unwrap()[field] = value;
-        let errors = Admission::new().unwrap().admit(object).err().unwrap_or_default();
+        let errors = Admission::new().unwrap().admit(object, Target::Cluster).err().unwrap_or_default();
         let found: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(found, expected, "{pointer}");
     }
@@ -113,7 +124,7 @@ mod tests {
         let mut object = good();
         object["spec"]["timeouts"] = json!({"connect": "2s", "request": null});
         object["spec"]["listeners"][0]["port"] = json!(8080.0);
-        let resource = Admission::new().unwrap().admit(object).unwrap();
+        let resource = Admission::new().unwrap().admit(object, Target::Cluster).unwrap();
         assert_eq!(resource.spec.timeouts.request.0, "30s");
         assert_eq!(resource.spec.backends[0].weight, 1);
         translate::pool(&resource).unwrap();
@@ -148,7 +159,7 @@ mod tests {
         let object = json!({"endpoints": {"raedy": 1}, "foo": 1, "conditions": [{"kind": "x"}]});
         let mut at = good();
         at["status"] = object;
-        let errors = Admission::new().unwrap().admit(at).unwrap_err();
+        let errors = Admission::new().unwrap().admit(at, Target::Cluster).unwrap_err();
         let paths: Vec<&str> = errors.iter().map(|it| it.path.as_str()).collect();
         assert_eq!(paths, ["status.conditions[0].kind", "status.endpoints.raedy", "status.foo"]);
     }
@@ -169,7 +180,7 @@ mod tests {
             &[
                 "spec.algorithm.hashOn[0]: Header, Cookie and Query need a name; ClientIP, Path and Host take none",
                 "spec.algorithm.hashOn[1]: Header, Cookie and Query need a name; ClientIP, Path and Host take none",
-                "spec.algorithm.hashOn[2].name: the name of a header or cookie consists of letters, digits and \
+                "spec.algorithm.hashOn[2].name: `a/b`: the name of a header or cookie consists of letters, digits and \
                  -!#$%&*+.^_`|~",
             ],
         );
@@ -178,7 +189,7 @@ mod tests {
             json!([{"name": "a", "weight": 0, "endpoints": [{"address": "db.example.net", "port": 80}]}]),
             &[
                 "spec.backends: no backend has a weight above 0, so no request could be served: give at least one a weight",
-                "spec.backends[0].endpoints[0].address: address is no IP address of a host: write one such as 192.0.2.10 or \
+                "spec.backends[0].endpoints[0].address: `db.example.net`: address is no IP address of a host: write one such as 192.0.2.10 or \
                  2001:db8::10, not a host name",
             ],
         );
@@ -192,9 +203,13 @@ mod tests {
         check(
             "/spec/health",
             json!({"drainTimeout": "25h"}),
-            &["spec.health.drainTimeout: drainTimeout is at most 24h"],
+            &["spec.health.drainTimeout: `25h`: drainTimeout is at most 24h"],
         );
-        check("/spec/timeouts", json!({"connect": "0s"}), &["spec.timeouts.connect: connect is 1ms to 5m"]);
+        check(
+            "/spec/timeouts",
+            json!({"connect": "0s"}),
+            &["spec.timeouts.connect: `0s`: connect is 1ms to 5m"],
+        );
         check(
             "/spec/backends",
             json!([{"name": "a"}]),
@@ -225,14 +240,19 @@ mod tests {
                 "spec.listeners[0].tls: there is no certificate to show: name a Secret of type kubernetes.io/tls in \
                  secretRefs",
                 "spec.listeners[0].tls: set at most one of clientCA and clientCAFile: put both bundles into one",
+                "spec.listeners[0].tls.clientCAFile: clientCAFile is for use without Kubernetes: name a Secret in clientCA \
+                 in its place",
             ],
         );
         check_listener(
-            json!({"protocol": "HTTPS", "tls": {"secretRefs": [{"name": "Shop"}], "minVersion": "TLS11"}}),
+            json!({"protocol": "HTTPS", "tls": {"secretRefs": refs, "minVersion": "TLS11"}}),
+            &["spec.listeners[0].tls.minVersion: `TLS11` is not supported; use TLS12, TLS13"],
+        );
+        check_listener(
+            json!({"protocol": "HTTPS", "tls": {"secretRefs": [{"name": "Shop"}]}}),
             &[
-                "spec.listeners[0].tls.minVersion: `TLS11` is not supported; use TLS12, TLS13",
-                "spec.listeners[0].tls.secretRefs[0].name: `Shop` is no name of a Secret; use a-z, 0-9 and, not at \
-                 its ends, - and .",
+                "spec.listeners[0].tls.secretRefs[0].name: `Shop`: this is no name of a Secret: use only a-z, 0-9 and, not \
+                 at its ends, - and .",
             ],
         );
     }
@@ -251,7 +271,7 @@ mod tests {
         }
         for name in ["192.0.2.1", "2001:db8::1", "*.test", "Web.test", "a..b", "a.", &"a".repeat(64)] {
             let told = format!(
-                "spec.backends[0].tls.serverName: `{name}` is no DNS name; write one in lower case, such as \
+                "spec.backends[0].tls.serverName: `{name}`: this is no DNS name: write one in lower case, such as \
                  web.shop.svc, and no address"
             );
             check_tls(by_name(name), &[&told]);
@@ -264,7 +284,144 @@ mod tests {
                 "serverName": "a.test", "ca": {"name": "a"}, "caFile": "a",
                 "clientCertificate": {"name": "b"}, "clientCertificateFile": files,
             }),
-            &[one, "spec.backends[0].tls: set at most one of clientCertificate and clientCertificateFile"],
+            &[
+                one,
+                "spec.backends[0].tls: set at most one of clientCertificate and clientCertificateFile",
+                "spec.backends[0].tls.caFile: caFile is for use without Kubernetes: name a Secret in ca in its place",
+                "spec.backends[0].tls.clientCertificateFile: clientCertificateFile is for use without Kubernetes: name a \
+                 Secret in clientCertificate in its place",
+            ],
+        );
+    }
+
+    /// Where the good pool with `value` at `pointer` is refused, and that it is so in words.
+    fn refused(pointer: &str, value: Value, target: Target) -> Vec<String> {
+        let mut object = good();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        object.pointer_mut(parent).unwrap()[field] = value;
+        let errors = Admission::new().unwrap().admit(object, target).err().unwrap_or_default();
+        for error in &errors {
+            assert!(!error.reason.contains("evaluation") && !error.reason.contains("[a-z0-9]"), "{error}");
+        }
+        errors.into_iter().map(|it| it.path).collect()
+    }
+
+    #[test]
+    fn a_text_is_what_its_field_takes() {
+        let check = |pointer: &str, good: &[Value], bad: &[Value]| {
+            let path = pointer[1..].replace('/', ".").replace(".0", "[0]");
+            for value in good {
+                assert!(refused(pointer, value.clone(), Target::Cluster).is_empty(), "{pointer} = {value}");
+            }
+            for value in bad {
+                let found = refused(pointer, value.clone(), Target::Cluster);
+                assert!(found.len() == 1 && found[0].starts_with(&path), "{pointer} = {value}: {found:?}");
+            }
+        };
+        let texts = |all: &[&str]| all.iter().map(|it| json!(it)).collect::<Vec<_>>();
+        let lists = |all: &[&str]| all.iter().map(|it| json!([it])).collect::<Vec<_>>();
+        for pointer in ["/spec/listeners/0/name", "/spec/backends/0/name", "/spec/backends/0/service/name"] {
+            check(
+                pointer,
+                &texts(&["a", "0", "a-b", "80"]),
+                &texts(&["A", "a.b", "-a", "a-", "a_b", "\u{e4}"]),
+            );
+        }
+        check(
+            "/spec/listeners/0/hostnames",
+            &lists(&["a", "shop.example.com", "*.example.com", "1.a"]),
+            &lists(&["Shop.example.com", "*", "a:80", "*.*.a", "a..b", "-a.b", "a.*.b", "a/", "a "]),
+        );
+        check(
+            "/spec/listeners/0/paths",
+            &lists(&["/", "/api/", "/a.b/.c/..d/...", "//%20", "/a'b", "/%2e%2ea", "/a/%2e%2e%2e"]),
+            &lists(&[
+                "api",
+                "/a?b",
+                "/a#b",
+                "/a b",
+                "/./a",
+                "/a/..",
+                "/a/%2e%2E/b",
+                "/.%2e/",
+                "/a/%2e",
+                "/\u{e4}",
+            ]),
+        );
+        let mut ports = texts(&["http", "8a", "a-8", "a80", "123456"]);
+        ports.extend([json!(1), json!(80), json!(65535), json!("a".repeat(63))]);
+        let mut bad = texts(&["80", "0", "65535", "00080", "Http", "a_", "-a", "a-", "-", "a.b", "\u{e4}"]);
+        bad.push(json!(format!("{}_", "a".repeat(62))));
+        check("/spec/backends/0/service/port", &ports, &bad);
+        check(
+            "/spec/timeouts",
+            &[json!({"connect": "1500ms"}), json!({"request": "1h1m1s1ms"}), json!({"request": "0s"})],
+            &[
+                json!({"connect": "1.5s"}),
+                json!({"connect": "soon"}),
+                json!({"request": "-1s"}),
+                json!({"request": "5"}),
+            ],
+        );
+        check("/spec/health", &[json!({"drainTimeout": "0s"})], &[json!({"drainTimeout": "1d"})]);
+        let named = |kind: &str, name: &str| json!({"hashOn": [{"type": kind, "name": name}]});
+        check(
+            "/spec/algorithm",
+            &[named("Query", "a[]"), named("Query", "a/b\"'"), named("Cookie", "a|b")],
+            &[named("Query", "a b"), named("Query", "a&b"), named("Query", "\u{e4}"), named("Header", "a[]")],
+        );
+    }
+
+    #[test]
+    fn a_number_in_quotes_is_refused_with_the_way_out() {
+        check(
+            "/spec/backends/0/service/port",
+            json!("80"),
+            &[
+                "spec.backends[0].service.port: `80`: a number in quotes is taken for a name: write the number without them, \
+                 such as port: 80",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_a_cluster_has_no_use_for_is_refused_there_alone() {
+        let only_in_a_cluster = |pointer: &str, value: Value, paths: &[&str]| {
+            assert_eq!(refused(pointer, value.clone(), Target::Cluster), paths, "{pointer} = {value}");
+            assert!(refused(pointer, value.clone(), Target::Standalone).is_empty(), "{pointer} = {value}");
+        };
+        for address in ["127.0.0.1", "127.9.9.9", "::1", "169.254.169.254", "fe80::1"] {
+            only_in_a_cluster(
+                "/spec/backends/1/endpoints",
+                json!([{"address": "192.0.2.1", "port": 80}, {"address": address, "port": 80}]),
+                &["spec.backends[1].endpoints[1].address"],
+            );
+        }
+        let files = json!({"certificate": "a", "key": "b"});
+        only_in_a_cluster(
+            "/spec/listeners",
+            json!([{
+                "name": "a", "port": 80, "protocol": "HTTPS",
+                "tls": {"certificateFiles": [files], "clientCAFile": "c"},
+            }]),
+            &["spec.listeners[0].tls.certificateFiles", "spec.listeners[0].tls.clientCAFile"],
+        );
+        only_in_a_cluster(
+            "/spec/backends/0/tls",
+            json!({"serverName": "web.test", "caFile": "a", "clientCertificateFile": files}),
+            &["spec.backends[0].tls.caFile", "spec.backends[0].tls.clientCertificateFile"],
+        );
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_a_files_path_is_not_repeated() {
+        let tls = json!({"serverName": "web.test", "caFile": "-----BEGIN PRIVATE KEY-----"});
+        check(
+            "/spec/backends/0/tls",
+            tls,
+            &[
+                "spec.backends[0].tls.caFile: caFile is for use without Kubernetes: name a Secret in ca in its place",
+            ],
         );
     }
 

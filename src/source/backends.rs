@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::metadata;
 use super::translate::{BackendSource, Errors, PortRef};
 use crate::balance::backend::{self, BackendId, Lineage, Member, Protocol, State, Weight};
 use crate::crd::pool::{self as wire, LoadBalancerPoolSpec};
@@ -36,6 +37,13 @@ fn backend_source<'a>(
         (Some(service), None) => {
             if let Some(first) = seen.services.insert(&service.name, path.clone()) {
                 let reason = format!("{first} names Service {} already; join the two into one", service.name);
+                errors.add(format!("{path}.service.name"), reason);
+            }
+            if !metadata::is_name(&service.name) {
+                let reason = format!(
+                    "`{}` is no name of a Service; use a-z, 0-9 and, not at its ends, -",
+                    service.name
+                );
                 errors.add(format!("{path}.service.name"), reason);
             }
             let port = port_ref(&path, &service.port, errors)?;
@@ -75,7 +83,7 @@ fn port_ref(path: &str, port: &wire::PortRef, errors: &mut Errors) -> Option<Por
         wire::PortRef::Number(number) => {
             u16::try_from(*number).ok().filter(|it| *it > 0).map(PortRef::Number)
         }
-        wire::PortRef::Name(name) => is_label(name).then(|| PortRef::Name(name.as_str().into())),
+        wire::PortRef::Name(name) => metadata::is_name(name).then(|| PortRef::Name(name.as_str().into())),
     };
     if checked.is_none() {
         let written = match port {
@@ -86,15 +94,6 @@ fn port_ref(path: &str, port: &wire::PortRef, errors: &mut Errors) -> Option<Por
         errors.add(format!("{path}.service.port"), reason);
     }
     checked
-}
-
-/// A label of RFC 1123, as Kubernetes asks for in names.
-fn is_label(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&name.len())
-        && name.bytes().all(inner)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
 }
 
 fn member(

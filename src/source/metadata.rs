@@ -73,7 +73,7 @@ fn names(metadata: &Value, errors: &mut Vec<FieldError>) {
         _ => {}
     }
     let namespace = metadata["namespace"].as_str();
-    if let Some(namespace) = namespace.filter(|it| !is_dns_label(it) || it.len() > LABEL_MAX) {
+    if let Some(namespace) = namespace.filter(|it| !is_name(it)) {
         let reason =
             format!("`{namespace}` is no namespace; use at most 63 of a-z, 0-9 and, not at its ends, -");
         errors.push(FieldError::new("metadata.namespace", reason));
@@ -154,8 +154,14 @@ fn is_label(text: &str) -> bool {
         && is_end(bytes.last())
 }
 
-fn is_dns_name(text: &str) -> bool {
+/// A subdomain of RFC 1123, as far as its characters go: what Kubernetes asks for in most names.
+pub(super) fn is_dns_name(text: &str) -> bool {
     text.split('.').all(is_dns_label)
+}
+
+/// A label of RFC 1123, as Kubernetes asks for in names that become parts of others.
+pub(super) fn is_name(text: &str) -> bool {
+    text.len() <= LABEL_MAX && is_dns_label(text)
 }
 
 fn is_dns_label(text: &str) -> bool {

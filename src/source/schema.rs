@@ -3,11 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::translate::FieldError;
-use crate::crd::{duration, pool, tls};
 
 /// Adds every breach of `schema` in `value` to `errors`. `path` is where the value stands.
 pub(super) fn check(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
@@ -170,40 +168,7 @@ fn string(schema: &Value, text: &str, path: &str, errors: &mut Vec<FieldError>) 
         return errors.push(FieldError::new(path, reason));
     }
     if let Some(most) = schema["maxLength"].as_u64().filter(|most| length > *most) {
-        return errors.push(FieldError::new(path, format!("has {length} characters; write at most {most}")));
-    }
-    let Some(pattern) = schema["pattern"].as_str() else { return };
-    // A pattern that is no regular expression admits nothing; a test compiles all of them.
-    if !Regex::new(pattern).is_ok_and(|regex| regex.is_match(text)) {
-        errors.push(FieldError::new(path, format!("`{text}` {}", advice(pattern))));
-    }
-}
-
-/// What a pattern asks for, in words.
-fn advice(pattern: &str) -> String {
-    match pattern {
-        duration::PATTERN => "is no duration; write whole numbers with h, m, s or ms, such as 1m30s".into(),
-        "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" => {
-            "has other characters than a-z, 0-9 and, not at its ends, -; use only those".into()
-        }
-        pool::HOSTNAME => {
-            "is no host; write a name such as shop.example.com, or *.example.com for all below it, in lower case and \
-             without a port"
-                .into()
-        }
-        pool::PATH => {
-            "is no path; begin with /, leave out the query and segments . and .., and write other characters than \
-             A-Z, a-z, 0-9 and -._~!$&'()*+,;=:@ as %XX"
-                .into()
-        }
-        pool::KEY_NAME => {
-            "is no name of a header, cookie or query parameter; use letters, digits, - and _".into()
-        }
-        tls::SECRET_NAME => "is no name of a Secret; use a-z, 0-9 and, not at its ends, - and .".into(),
-        tls::SERVER_NAME => {
-            "is no DNS name; write one in lower case, such as web.shop.svc, and no address".into()
-        }
-        other => format!("does not match {other}"),
+        errors.push(FieldError::new(path, format!("has {length} characters; write at most {most}")));
     }
 }
 
@@ -257,7 +222,6 @@ mod tests {
         "maximum",
         "minLength",
         "maxLength",
-        "pattern",
         "minItems",
         "maxItems",
         "format",
@@ -277,28 +241,13 @@ mod tests {
         schema.get("items").into_iter().for_each(|it| each_schema(it, visit));
     }
 
+    /// A pattern is none of them: the API server would show it in place of words.
     #[test]
-    fn every_keyword_of_the_definition_is_checked() {
-        each_schema(&manifest::schema().unwrap(), &mut |schema| {
+    fn every_keyword_of_a_spec_is_checked() {
+        each_schema(&manifest::schema().unwrap()["properties"]["spec"], &mut |schema| {
             for keyword in schema.keys() {
                 assert!(KNOWN.contains(&keyword.as_str()), "{keyword} is not checked");
             }
-        });
-    }
-
-    #[test]
-    fn every_pattern_of_the_definition_is_a_regular_expression() {
-        each_schema(&manifest::schema().unwrap(), &mut |schema| {
-            let pattern = schema.get("pattern").and_then(Value::as_str);
-            assert!(pattern.is_none_or(|it| Regex::new(it).is_ok()), "{pattern:?}");
-        });
-    }
-
-    #[test]
-    fn every_pattern_of_a_spec_has_words() {
-        each_schema(&manifest::schema().unwrap()["properties"]["spec"], &mut |schema| {
-            let pattern = schema.get("pattern").and_then(Value::as_str);
-            assert!(pattern.is_none_or(|it| !advice(it).contains(it)), "{pattern:?}");
         });
     }
 
@@ -337,11 +286,6 @@ mod tests {
             &["spec.x: has 3 characters; write at most 2"],
         );
         check_value(json!({"type": "string", "minLength": 1}), json!(""), &["spec.x: is empty"]);
-        check_value(
-            json!({"type": "string", "pattern": duration::PATTERN}),
-            json!("5"),
-            &["spec.x: `5` is no duration; write whole numbers with h, m, s or ms, such as 1m30s"],
-        );
         check_value(
             json!({"type": "array", "minItems": 1, "items": {}}),
             json!([]),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
+use super::metadata;
 use super::translate::{FieldError, Translated};
 use crate::balance::pool::{Group, Listener, Pool};
 use crate::balance::tls::{BackendTls, CaBundle, Certificate, TlsTerms, TlsVersion};
@@ -93,6 +94,7 @@ impl Secured {
         for (index, backend) in spec.backends.iter().enumerate() {
             all.extend(Self::backend(index, backend, errors));
         }
+        errors.extend(all.iter().flat_map(Self::unnameable));
         all
     }
 
@@ -190,6 +192,18 @@ impl Secured {
             certificates: shown.or(shown_files).into_iter().collect(),
             authorities: ca.or(ca_file),
         }
+    }
+
+    /// Secrets that nobody can have made. Names become parts of the paths by which Secrets are asked for.
+    fn unnameable(&self) -> impl Iterator<Item = FieldError> {
+        let certificates = self.certificates.iter().map(|it| (&it.field, it.secret()));
+        let authorities = self.authorities.iter().map(|it| (&it.field, it.secret()));
+        certificates.chain(authorities).filter_map(|(field, secret)| {
+            let name = secret.filter(|name| !metadata::is_dns_name(name))?;
+            let reason =
+                format!("`{name}` is no name of a Secret; use a-z, 0-9 and, not at its ends, - and .");
+            Some(FieldError::new(format!("{field}.name"), reason))
+        })
     }
 
     /// Every Secret it names.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 
 use super::backends::backends;
+use super::metadata;
 use super::tls::Secured;
 use crate::balance::backend::{Member, Protocol};
 use crate::balance::key::KeySource;
@@ -236,6 +237,9 @@ fn unique_name<'a>(seen: &mut BTreeMap<&'a str, String>, path: &str, name: &'a s
         errors.add(format!("{path}.name"), "is empty; give it a name that is unique within the pool");
     } else if let Some(first) = seen.insert(name, path.to_string()) {
         errors.add(format!("{path}.name"), format!("{first} is named `{name}` already; use another name"));
+    } else if !metadata::is_name(name) {
+        let reason = format!("`{name}` is no name; use at most 63 of a-z, 0-9 and, not at its ends, -");
+        errors.add(format!("{path}.name"), reason);
     }
 }
 
@@ -591,6 +595,43 @@ mod tests {
             "/health",
             json!({"drainTimeout": "25h"}),
             &[("spec.health.drainTimeout", "25h is too long; use at most 86400s")],
+        );
+    }
+
+    #[test]
+    fn names_are_those_that_kubernetes_takes() {
+        check(
+            "/listeners",
+            json!([{"name": "Web", "port": 80}]),
+            &[(
+                "spec.listeners[0].name",
+                "`Web` is no name; use at most 63 of a-z, 0-9 and, not at its ends, -",
+            )],
+        );
+        let service = json!({"name": "../web", "port": "80_"});
+        let tls = json!({
+            "serverName": "web.test", "ca": {"name": "../ca"}, "clientCertificate": {"name": "A"},
+        });
+        let of_secrets = "is no name of a Secret; use a-z, 0-9 and, not at its ends, - and .";
+        check(
+            "/backends/0",
+            json!({"name": "a~b", "service": service, "tls": tls}),
+            &[
+                (
+                    "spec.backends[0].name",
+                    "`a~b` is no name; use at most 63 of a-z, 0-9 and, not at its ends, -",
+                ),
+                (
+                    "spec.backends[0].service.name",
+                    "`../web` is no name of a Service; use a-z, 0-9 and, not at its ends, -",
+                ),
+                (
+                    "spec.backends[0].service.port",
+                    "`80_` is not a port; use 1 to 65535 or the name of a port of the Service",
+                ),
+                ("spec.backends[0].tls.clientCertificate.name", &format!("`A` {of_secrets}")),
+                ("spec.backends[0].tls.ca.name", &format!("`../ca` {of_secrets}")),
+            ],
         );
     }
 

@@ -478,9 +478,10 @@ mod tests {
             &[],
             Target::Cluster,
             &[
-                "x.yaml:13: spec.backends[0].tls.caFile: is for use without Kubernetes; name a Secret in its place",
-                "x.yaml:14: spec.backends[0].tls.clientCertificateFile: is for use without Kubernetes; name a Secret \
-                 in its place",
+                "x.yaml:13: spec.backends[0].tls.caFile: caFile is for use without Kubernetes: name a Secret in ca in its \
+                 place",
+                "x.yaml:14: spec.backends[0].tls.clientCertificateFile: clientCertificateFile is for use without \
+                 Kubernetes: name a Secret in clientCertificate in its place",
             ],
         );
     }

@@ -138,7 +138,7 @@ fn take(document: Document, file: &Arc<Path>, admission: &Admission, target: Tar
     }
     let mut errors: Vec<FieldError> = document.ambiguities().collect();
     let translated = admission
-        .admit(document.value.clone())
+        .admit(document.value.clone(), target)
         .and_then(|resource| translate::pool(&resource))
         .and_then(|translated| reach::check(translated, target));
     let translated = translated.map_err(|more| errors.extend(more)).ok();
@@ -318,10 +318,11 @@ pub(super) mod tests {
             &text,
             Target::Standalone,
             &[
-                "pools.yaml:8: spec.listeners[0].hostnames[0]: `A.test` is no host; write a name such as \
-                 shop.example.com, or *.example.com for all below it, in lower case and without a port",
-                "pools.yaml:9: spec.listeners[0].paths[0]: `api` is no path; begin with /, leave out the query and \
-                 segments . and .., and write other characters than A-Z, a-z, 0-9 and -._~!$&'()*+,;=:@ as %XX",
+                "pools.yaml:8: spec.listeners[0].hostnames[0]: `A.test`: this is no host: write a name in lower case and \
+                 without a port, such as shop.example.com, or *.example.com for all below it; leave hostnames out for all \
+                 hosts",
+                "pools.yaml:9: spec.listeners[0].paths[0]: `api`: this path does not begin with /: write the whole path, such \
+                 as /api",
             ],
         );
     }

@@ -77,6 +77,13 @@ pub(super) enum Family {
 }
 
 impl Family {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
     pub(super) fn has(self, ip: IpAddr) -> bool {
         match self {
             Self::V4 => ip.is_ipv4(),

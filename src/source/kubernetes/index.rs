@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::absence::Absence;
 use super::facts::Key;
 use super::guard::Guard;
 use super::join::{Problem, bare_id, join};
@@ -48,6 +49,8 @@ pub(super) struct PoolEntry {
     pub(super) problems: Vec<Problem>,
     /// The certificates in use.
     pub(super) shown: Vec<Shown>,
+    /// Services of the spec in use that lead to no endpoint.
+    pub(super) absences: Vec<Absence>,
     /// As last handed out, members by id.
     facts: Option<PoolFacts>,
     adopted: Option<Arc<Roster>>,
@@ -73,8 +76,8 @@ pub(super) struct Drained {
 
 impl PoolEntry {
     fn new(resource: PoolResource) -> Self {
-        let (problems, shown) = (Vec::new(), Vec::new());
-        Self { resource, serving: None, problems, shown, facts: None, adopted: None }
+        let (problems, shown, absences) = (Vec::new(), Vec::new(), Vec::new());
+        Self { resource, serving: None, problems, shown, absences, facts: None, adopted: None }
     }
 
     /// The spec in use and the wanted one.
@@ -122,8 +125,8 @@ impl PoolEntry {
             changes.push(Change::Adopt(self.resource.id(), Roster::clone(&roster)));
             self.adopted = Some(roster);
         }
-        let Some(Attempt { facts, shown, .. }) = self.choose(objects) else { return changes };
-        self.shown = shown;
+        let Some(Attempt { facts, shown, absences, .. }) = self.choose(objects) else { return changes };
+        (self.shown, self.absences) = (shown, absences);
         if self.facts.as_ref() != Some(&facts) {
             changes.push(Change::Set(facts.clone()));
             self.facts = Some(facts);
@@ -167,6 +170,7 @@ struct Attempt {
     facts: PoolFacts,
     problems: Vec<Problem>,
     shown: Vec<Shown>,
+    absences: Vec<Absence>,
 }
 
 impl Attempt {
@@ -177,7 +181,7 @@ impl Attempt {
         let mut problems = joined.problems;
         problems.extend(equipped.problems.into_iter().map(Problem::Secret));
         let facts = PoolFacts { pool: equipped.pool, members: joined.members };
-        Self { facts, problems, shown: equipped.shown }
+        Self { facts, problems, shown: equipped.shown, absences: joined.absences }
     }
 }
 

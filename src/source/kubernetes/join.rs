@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::absence::Absence;
 use super::facts::{Endpoint, Pod, Service, ServicePort, Slice};
 use super::keyring::SecretProblem;
 use super::namespace::{Namespace, Seen};
@@ -58,8 +59,19 @@ impl fmt::Display for Problem {
                     "backend {group}: there is no Service {service} in this namespace; create it or correct the name"
                 )
             }
-            Self::PortNotFound { group, service, port, known } => {
+            Self::PortNotFound { group, service, port: PortRef::Number(port), known } => {
                 write!(f, "backend {group}: Service {service} has no TCP port {port}; it has {known}")
+            }
+            Self::PortNotFound { group, service, port: PortRef::Name(name), known } => {
+                let advice = if name.bytes().all(|byte| byte.is_ascii_digit()) {
+                    "; a name stands in quotes, a number stands without"
+                } else {
+                    ""
+                };
+                write!(
+                    f,
+                    "backend {group}: Service {service} has no TCP port named {name}; it has {known}{advice}"
+                )
             }
             Self::ExternalName { group, service } => write!(
                 f,
@@ -70,11 +82,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The members of a pool, by id, and what could not be resolved.
+/// The members of a pool, by id, what could not be resolved, and what could and leads to no member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Joined {
     pub(super) members: Vec<Member>,
     pub(super) problems: Vec<Problem>,
+    pub(super) absences: Vec<Absence>,
 }
 
 /// Joins `groups` with what `namespace` knows. `before` are the earlier members, by id, whose backends are used again where nothing changed.
@@ -90,6 +103,10 @@ pub(super) fn join(groups: &[BackendSource], namespace: &Namespace, before: &[Me
                 match resolve(namespace, group, service, port) {
                     Ok((service, port)) => {
                         let found = Candidates::of(service, port, namespace).settle();
+                        if found.is_empty() {
+                            let absence = Absence::of(group, &service.facts, port, namespace);
+                            joined.absences.push(absence);
+                        }
                         let protocol = protocol.unwrap_or(port.protocol);
                         let into_member = |it: Candidate| it.into_member(group, protocol, before);
                         let members = found.into_iter().map(into_member);

@@ -2,6 +2,7 @@
 //! handed to the programmer; the lease holder writes back what became of each pool. Losing the API server loses no
 //! table.
 
+mod absence;
 mod connect;
 mod controller;
 mod facts;

@@ -192,14 +192,20 @@ impl View<'_> {
         };
         let none = |why: String| Verdict::fails(READY, reasons::NO_READY_ENDPOINTS, why);
         match (report.ready, report.idle, report.total) {
-            (0, _, 0) => none(
-                "There are no endpoints; check that the Service's selector matches the labels of running pods.".into(),
-            ),
-            (0, 0, total) => none(format!("None of {total} endpoints is ready; check the pods' readiness probes.")),
+            // A table that is built beside the loop may be behind what is known.
+            (0, _, 0) if self.pool.absences.is_empty() => {
+                Verdict::unknown(READY, reasons::PENDING, "The table is being built.".into())
+            }
+            (0, _, 0) => none(format!("There are no endpoints: {}.", list(&self.pool.absences))),
+            (0, 0, total) => {
+                none(format!("None of {total} endpoints is ready; check the pods' readiness probes."))
+            }
             (0, idle, total) => none(format!(
                 "None of {total} endpoints takes requests: the {idle} that are ready have weight 0; give their backend a weight."
             )),
-            (ready, _, total) => Verdict::holds(READY, format!("{ready} of {total} endpoints take requests.")),
+            (ready, _, total) => {
+                Verdict::holds(READY, format!("{ready} of {total} endpoints take requests."))
+            }
         }
     }
 

@@ -221,7 +221,7 @@ fn a_missing_service_or_port_is_told_and_leaves_other_groups_alone() {
         bench.index.pool(&id).unwrap().problems.iter().map(ToString::to_string).collect();
     assert_eq!(problems.len(), 2);
     assert!(problems[0].contains("no Service canary"), "{problems:?}");
-    assert!(problems[1].contains("no TCP port htpt; it has 80 (http)"), "{problems:?}");
+    assert!(problems[1].contains("no TCP port named htpt; it has 80 (http)"), "{problems:?}");
 }
 
 #[test]

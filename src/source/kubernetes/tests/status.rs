@@ -45,6 +45,11 @@ impl Told {
         self.program(changes);
     }
 
+    fn slice(&mut self, object: &Value) {
+        let changes = self.bench.slice(object);
+        self.program(changes);
+    }
+
     fn service(&mut self, object: &Value) {
         let changes = self.bench.service(object);
         self.program(changes);
@@ -100,11 +105,113 @@ fn a_pool_that_serves_holds_all_conditions_of_its_generation() {
 }
 
 #[test]
-fn a_pool_without_endpoints_says_what_to_look_at() {
+fn a_pool_without_ready_endpoints_says_what_to_look_at() {
     let mut told = Told::new();
-    told.check("Ready", "False", "NoReadyEndpoints", "selector");
     told.pod(pod("web-1"));
     told.check("Ready", "False", "NoReadyEndpoints", "None of 1 endpoints is ready");
+}
+
+#[test]
+fn a_selector_that_leads_nowhere_is_told_by_what_the_pods_lack() {
+    let mut told = Told::new();
+    let mut check = |pod: Option<PodBuilder>, cause: &str| {
+        pod.into_iter().for_each(|pod| told.pod(pod));
+        let message = format!("There are no endpoints: backend stable: {cause}.");
+        told.check("Ready", "False", "NoReadyEndpoints", &message);
+    };
+    let no_pod = "no pod has the labels that the selector of Service web asks for; start such pods, or make selector and \
+                  labels agree";
+    check(None, no_pod);
+    check(Some(pod("web-1").label("app", "other")), no_pod);
+    check(
+        Some(pod("web-1").set("/status/phase", json!("Succeeded"))),
+        "all pods that Service web selects have ended; start some that go on",
+    );
+    check(
+        Some(pod("web-2").set("/status/podIPs", json!([]))),
+        "no pod that Service web selects has an address yet; if that lasts, kubectl describe says why",
+    );
+    check(
+        Some(pod("web-2").set("/spec/containers/0/ports", json!([]))),
+        "no container of the pods that Service web selects has a port named http, the targetPort of its port 80; name it \
+         so, or write its number as targetPort",
+    );
+    told.pod(pod("web-2").ready());
+    told.check("Ready", "True", "Ready", "1 of 1");
+}
+
+#[test]
+fn pods_that_only_slices_may_tell_of_are_waited_for() {
+    let mut told = Told::new();
+    let mut eager = service("web");
+    eager["spec"]["publishNotReadyAddresses"] = json!(true);
+    told.service(&eager);
+    told.pod(pod("web-1").ready());
+    let cause = "backend stable: the EndpointSlices of Service web do not list its pods yet; if that lasts, look at \
+                 kube-controller-manager.";
+    told.check("Ready", "False", "NoReadyEndpoints", cause);
+}
+
+#[test]
+fn a_service_without_a_selector_is_told_what_its_slices_lack() {
+    let mut told = Told::new();
+    let mut by_hand = service("web");
+    by_hand["spec"]["selector"] = json!(null);
+    told.service(&by_hand);
+    // Pods have no part in it, whatever their labels.
+    told.pod(pod("web-1").ready());
+    let mut check = |slice: Option<&Value>, cause: &str| {
+        slice.into_iter().for_each(|slice| told.slice(slice));
+        let message =
+            format!("There are no endpoints: backend stable: Service web has no selector, and {cause}.");
+        told.check("Ready", "False", "NoReadyEndpoints", &message);
+    };
+    check(
+        None,
+        "no EndpointSlice has the label kubernetes.io/service-name: web; give it a selector, or write such an \
+         EndpointSlice",
+    );
+    let endpoints = [address("192.0.2.1", true)];
+    let mut other = slice("web-6", &[]);
+    other["addressType"] = json!("IPv6");
+    check(
+        Some(&other),
+        "none of its EndpointSlices holds addresses of IPv4, its first family; write one that does",
+    );
+    let lack = "its EndpointSlices lack the port `http`: they have";
+    let mut other = slice("web-4", &endpoints);
+    other["ports"] = json!([]);
+    check(Some(&other), &format!("{lack} none; name the port there as in the Service"));
+    other["ports"] = json!([{ "name": "web", "port": 80 }, { "port": 8080 }]);
+    check(Some(&other), &format!("{lack} one without a name, `web`; name the port there as in the Service"));
+    let many = (0..25).map(|at| json!({ "name": format!("p{at:02}"), "port": 80 }));
+    other["ports"] = many.collect();
+    check(
+        Some(&other),
+        &format!("{lack} `p00`, {} and 5 more; name the port there as in the Service", {
+            (1..20).map(|at| format!("`p{at:02}`")).collect::<Vec<_>>().join(", ")
+        }),
+    );
+    let empty = slice("web-4", &[]);
+    check(Some(&empty), "its EndpointSlices list no endpoints; write addresses into them");
+    told.slice(&slice("web-4", &endpoints));
+    told.check("Ready", "True", "Ready", "1 of 1");
+}
+
+#[test]
+fn every_backend_without_endpoints_is_told_of() {
+    let mut told = Told::new();
+    let mut two = pool();
+    let canary = json!({"name": "canary", "service": {"name": "canary", "port": 80}});
+    two["spec"]["backends"].as_array_mut().unwrap().push(canary);
+    let mut by_hand = service("canary");
+    by_hand["spec"]["selector"] = json!({});
+    told.service(&by_hand);
+    told.pool(&two);
+    told.check("Ready", "False", "NoReadyEndpoints", "backend stable: no pod has the labels");
+    told.check("Ready", "False", "NoReadyEndpoints", "; backend canary: Service canary has no selector");
+    told.pod(pod("web-1").ready());
+    told.check("Ready", "True", "Ready", "1 of 1");
 }
 
 #[test]
@@ -174,7 +281,14 @@ fn a_reference_that_leads_nowhere_is_told_by_its_kind() {
     let mut typo = pool();
     typo["spec"]["backends"][0]["service"]["port"] = json!("htpt");
     told.pool(&typo);
-    told.check("ResolvedRefs", "False", "PortNotFound", "it has 80 (http)");
+    told.check("ResolvedRefs", "False", "PortNotFound", "no TCP port named htpt; it has 80 (http).");
+    typo["spec"]["backends"][0]["service"]["port"] = json!("80");
+    told.pool(&typo);
+    let quoted = "no TCP port named 80; it has 80 (http); a name stands in quotes, a number stands without.";
+    told.check("ResolvedRefs", "False", "PortNotFound", quoted);
+    typo["spec"]["backends"][0]["service"]["port"] = json!(81);
+    told.pool(&typo);
+    told.check("ResolvedRefs", "False", "PortNotFound", "no TCP port 81; it has 80 (http).");
     typo["spec"]["backends"][0]["service"]["name"] = json!("wbe");
     told.pool(&typo);
     told.check("ResolvedRefs", "False", "ServiceNotFound", "no Service wbe");
