@@ -118,7 +118,7 @@ fn alone() -> Vec<Scenario> {
             upgrade::own_rollout_loses_no_request,
             Alone,
             180,
-            "Guideway's own rolling update at 500 requests/s on keep-alive connections loses none"
+            "Guideway's own rolling update at 500 requests/s on keep-alive connections loses none, also under a bad edit"
         ),
         scenario!(
             outage::traffic_outlives_the_api_server,

@@ -26,19 +26,19 @@ pub(super) struct Flags {
     #[arg(long)]
     standalone: bool,
 
-    /// The --metrics-address of that `guideway run`, whose port no pool can have
-    #[arg(long, value_name = "IP:PORT", default_value_t = settings::METRICS_ADDRESS, requires = "standalone")]
+    /// The --metrics-address of `guideway run`, whose port no pool can have
+    #[arg(long, value_name = "IP:PORT", default_value_t = settings::METRICS_ADDRESS)]
     metrics_address: SocketAddr,
 
-    /// Its --listen-address, if it has one
-    #[arg(long, value_name = "IP", requires = "standalone")]
+    /// The --listen-address of `guideway run`, if it has one
+    #[arg(long, value_name = "IP")]
     listen_address: Option<IpAddr>,
 }
 
 impl Flags {
-    /// The port of `guideway run` itself, where that is what is checked for.
+    /// The port of `guideway run` itself.
     fn own_port(&self) -> Option<u16> {
-        self.standalone.then(|| app::own_port(self.metrics_address, self.listen_address))?
+        app::own_port(self.metrics_address, self.listen_address)
     }
 }
 
@@ -90,15 +90,12 @@ mod tests {
     }
 
     #[test]
-    fn the_metrics_port_is_that_of_run_and_matters_to_it_alone() {
+    fn the_metrics_port_is_that_of_run() {
         let own = |arguments| flags(arguments).unwrap().own_port();
-        assert_eq!(own("check a.yaml"), None);
+        assert_eq!(own("check a.yaml"), Some(9901));
         assert_eq!(own("check a.yaml --standalone"), Some(9901));
-        assert_eq!(own("check a.yaml --standalone --metrics-address 127.0.0.1:9000"), Some(9000));
-        let apart = "check a.yaml --standalone --metrics-address 127.0.0.1:9000 --listen-address 192.0.2.1";
-        assert_eq!(own(apart), None);
-        assert!(flags("check a.yaml --metrics-address 127.0.0.1:9000").is_err());
-        assert!(flags("check a.yaml --listen-address 127.0.0.1").is_err());
+        assert_eq!(own("check a.yaml --metrics-address 127.0.0.1:9000"), Some(9000));
+        assert_eq!(own("check a.yaml --metrics-address 127.0.0.1:9000 --listen-address 192.0.2.1"), None);
     }
 
     #[test]

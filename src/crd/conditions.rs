@@ -30,7 +30,7 @@ pub mod reasons {
     pub const SECRET_FORBIDDEN: &str = "SecretForbidden";
     /// ResolvedRefs is false: the API server could not be brought to show a Secret.
     pub const SECRET_UNREADABLE: &str = "SecretUnreadable";
-    /// Programmed is false: an older pool has the port.
+    /// Programmed is false: another pool has the port.
     pub const PORT_CONFLICT: &str = "PortConflict";
     /// Programmed is false: the replica could not open the port.
     pub const PORT_UNAVAILABLE: &str = "PortUnavailable";

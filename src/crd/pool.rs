@@ -81,8 +81,9 @@ use super::tls::{BackendTls, ListenerTls};
     .message("tableSize times the number of backends is above 16777216: use a smaller tableSize, or leave it out"))]
 pub struct LoadBalancerPoolSpec {
     /// Listeners are the ports the pool opens on every Guideway replica. Pools may share a port: the host of a
-    /// request decides, then its path. Of two pools that ask for the same host and path of a port the older one
-    /// keeps it, and the other one says so in its conditions.
+    /// request decides, then its path. The pool that has a host and path of a port
+    /// keeps it, of two that come at once the older one; the other says so in its conditions, and an edit that asks
+    /// for it leaves the earlier spec in force.
     #[schemars(length(min = 1, max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     #[x_kube(validation = Rule::new("self.all(l, self.exists_one(m, m.port == l.port))")

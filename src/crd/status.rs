@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::seats::{self, PackedSeats, SeatsError};
 
@@ -13,6 +14,11 @@ pub struct LoadBalancerPoolStatus {
     /// ObservedGeneration is the generation of the spec that the status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+
+    /// InForce is the spec that is served while the latest one cannot be; absent where the latest is served. A replica
+    /// that starts meanwhile begins with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<InForce>,
 
     /// Conditions say how far the pool got. Accepted: the spec makes sense. ResolvedRefs: every Service and port it
     /// names exists. Programmed: its ports are open and its table is in use. Ready: it has an endpoint to serve
@@ -56,6 +62,17 @@ impl LoadBalancerPoolStatus {
     pub fn all_seats(&self) -> Result<Vec<Seat>, SeatsError> {
         if self.packed_seats.is_empty() { Ok(self.seats.clone()) } else { seats::unpack(&self.packed_seats) }
     }
+}
+
+/// The spec that is served while the latest cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InForce {
+    /// Generation of the spec that is served.
+    pub generation: i64,
+    /// Spec that is served.
+    #[schemars(schema_with = "any_object_schema")]
+    pub spec: Value,
 }
 
 /// Endpoints by state.
@@ -173,6 +190,11 @@ fn conditions_schema(_: &mut SchemaGenerator) -> Schema {
             },
         },
     })
+}
+
+/// A spec was checked when it was written; one of another version must not spoil the whole status.
+fn any_object_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }
 
 fn time_schema(_: &mut SchemaGenerator) -> Schema {

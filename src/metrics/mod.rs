@@ -82,7 +82,7 @@ pub mod family {
         CERTIFICATE_NOT_AFTER = Gauge "certificate_not_after_seconds" "When the first of the certificates of a listener or backend expires, in seconds since the UNIX epoch";
         LISTENER_BOUND = Gauge "listener_bound" "1 for a listener whose port is open, 0 for one whose port could not be opened so far";
         SEAT_WRITE_FAILURES = Counter "seat_write_failures_total" "Tries to write seats to the state directory that failed";
-        CONFIG_ERRORS = Gauge "config_errors" "Pools whose latest edit is not in force because it is wrong";
+        CONFIG_ERRORS = Gauge "config_errors" "Pools that are not served as their latest edit asks, because it is wrong or asks for what is taken";
         LEADER = Gauge "leader" "1 where seats are assigned: on the replica that holds the Lease, and always without Kubernetes; else 0";
         WATCH_AGE = Gauge "watch_age_seconds" "Time since the API server was last heard of, by kind of resource; of several watches the longest";
     }

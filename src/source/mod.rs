@@ -4,6 +4,7 @@
 pub mod admission;
 mod backends;
 mod builds;
+pub mod claims;
 pub mod credentials;
 pub mod file;
 #[cfg(test)]

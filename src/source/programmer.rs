@@ -1,21 +1,19 @@
 //! Owns the way from facts to a published snapshot: one assembly a pool, ports by seniority, one swap
 //! for all changes of a batch. A pool that does not change keeps its very table.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::builds::{Builds, Built, Order, is_large};
+use super::claims::{Claims, Conflict, by_age};
 use crate::balance::assembly::{Assembled, Assembly, Cause};
 use crate::balance::backend::{Member, State};
-use crate::balance::pool::{Listener, Pool, PoolId};
-use crate::balance::routes::{HostPattern, Match};
+use crate::balance::pool::{Pool, PoolId};
 use crate::balance::seats::Roster;
-use crate::balance::snapshot::{MemberView, PoolSnapshot, PortShares, PortTls, Shares, Snapshot};
+use crate::balance::snapshot::{MemberView, PoolSnapshot, Shares, Snapshot};
 use crate::balance::table::Bases;
 use crate::balance::table::prime::SLOTS_PER_SEAT;
-use crate::balance::tls::TlsTerms;
 use crate::handoff::Publisher;
 use crate::metrics::ControlMetrics;
 
@@ -28,30 +26,6 @@ pub struct PoolFacts {
     pub pool: Arc<Pool>,
     /// Every backend known, in any order.
     pub members: Vec<Member>,
-}
-
-/// What a pool asks for of a port and cannot have beside an older pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// The port.
-    pub port: u16,
-    /// What of it.
-    pub over: Contested,
-    /// The older pool.
-    pub holder: PoolId,
-}
-
-/// What of a port two pools cannot both have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Contested {
-    /// The same requests.
-    Part(Match),
-    /// Whether all of the port's connections speak TLS.
-    Encryption,
-    /// Whether all of the port's connections begin with a header of the PROXY protocol.
-    ProxyProtocol,
-    /// What is asked of clients that want this host: the oldest version of TLS, and whose certificates.
-    Clients(HostPattern),
 }
 
 /// One change a source reports.
@@ -98,7 +72,7 @@ pub struct Report {
     pub digest_changed: bool,
     /// Slots that changed backend, and why.
     pub moved: Option<(Cause, u32)>,
-    /// Ports that an older pool holds, and which.
+    /// What of ports an older pool has.
     pub port_conflicts: Vec<Conflict>,
     /// Time to settle the seats and build the table.
     pub build: Duration,
@@ -352,19 +326,12 @@ impl Programmer {
 
     /// Gives each part of each port to the oldest pool that asks for it. Returns the pools whose conflicts changed.
     fn share_out_ports(&mut self) -> BTreeSet<PoolId> {
-        let mut by_age: Vec<&PoolId> = self.pools.keys().collect();
-        by_age.sort_by_key(|id| (self.pools[*id].facts.pool.created_ms, (*id).clone()));
-        let (mut shares, mut oldest) = (Shares::new(), BTreeMap::new());
+        let mut claims = Claims::default();
         let mut conflicts: BTreeMap<PoolId, Vec<Conflict>> = BTreeMap::new();
-        for id in by_age {
-            for listener in &self.pools[id].in_force().listeners {
-                let oldest = *oldest.entry(listener.port).or_insert(id);
-                let lost = claim(shares.entry(listener.port), listener, id, oldest);
-                if !lost.is_empty() {
-                    conflicts.entry(id.clone()).or_default().extend(lost);
-                }
-            }
+        for pool in by_age(self.pools.values().map(Programmed::in_force)) {
+            conflicts.insert(pool.id.clone(), claims.claim(pool));
         }
+        let shares = claims.shares;
         let mut changed: BTreeSet<PoolId> = BTreeSet::new();
         for (id, pool) in &mut self.pools {
             let now = conflicts.remove(id).unwrap_or_default();
@@ -383,46 +350,6 @@ impl Programmer {
             self.pools.iter().filter_map(|(id, pool)| Some((id.clone(), pool.snapshot.clone()?))).collect();
         self.publisher.publish(Snapshot::new(self.generation, pools, &self.shares));
     }
-}
-
-/// Gives pool `id` what is left of its listener's port, on which `oldest` was first; what is not left.
-fn claim(
-    port: Entry<'_, u16, PortShares>,
-    listener: &Listener,
-    id: &PoolId,
-    oldest: &PoolId,
-) -> Vec<Conflict> {
-    let (number, manner) = (listener.port, listener.manner());
-    let tls = |terms: &Arc<TlsTerms>| PortTls { by_host: BTreeMap::new(), default: terms.clone() };
-    let port = port.or_insert_with(|| PortShares {
-        manner,
-        tls: listener.tls.as_ref().map(tls),
-        owners: BTreeMap::new(),
-    });
-    let conflict = |over, holder: &PoolId| Conflict { port: number, over, holder: holder.clone() };
-    if port.manner.encrypted != manner.encrypted {
-        return vec![conflict(Contested::Encryption, oldest)];
-    }
-    if port.manner != manner {
-        return vec![conflict(Contested::ProxyProtocol, oldest)];
-    }
-    let mut lost = Vec::new();
-    for matched in &listener.matches {
-        // Terms are settled before the path is known.
-        if let (Some(tls), Some(terms)) = (&mut port.tls, &listener.tls)
-            && !tls.by_host.entry(matched.host.clone()).or_insert_with(|| terms.clone()).asks_like(terms)
-        {
-            let of_host = port.owners.iter().find(|(other, _)| other.host == matched.host);
-            let holder = of_host.map_or(oldest, |(_, holder)| holder);
-            lost.push(conflict(Contested::Clients(matched.host.clone()), holder));
-            continue;
-        }
-        let holder = port.owners.entry(matched.clone()).or_insert_with(|| id.clone());
-        if holder != id {
-            lost.push(conflict(Contested::Part(matched.clone()), holder));
-        }
-    }
-    lost
 }
 
 impl Programmed {
@@ -477,10 +404,11 @@ mod tests {
     use super::*;
     use crate::balance::backend::{Backend, Lineage, Protocol, Weight};
     use crate::balance::key::KeySource;
-    use crate::balance::pool::{Fill, Group, ProxyProtocol, Readiness, Timeouts};
-    use crate::balance::routes::PathPrefix;
-    use crate::balance::tls::{CaBundle, Certificate, TlsVersion, Validity};
+    use crate::balance::pool::{Fill, Group, Listener, ProxyProtocol, Readiness, Timeouts};
+    use crate::balance::routes::{HostPattern, Match, PathPrefix};
+    use crate::balance::tls::{CaBundle, Certificate, TlsTerms, TlsVersion, Validity};
     use crate::handoff::{Reader, handoff};
+    use crate::source::claims::Contested;
 
     fn pool(name: &str, port: u16, created_ms: u64) -> Pool {
         Pool {

@@ -33,6 +33,11 @@ pub fn check(translated: Translated, target: Target) -> Result<Translated, Vec<F
     if errors.is_empty() { Ok(translated) } else { Err(errors) }
 }
 
+/// What is wrong with a listener on Guideway's own port.
+pub(super) fn is_our_own(port: u16) -> String {
+    format!("{port} is Guideway's own metrics port (--metrics-address); use another port")
+}
+
 fn services(path: &str, backend: &BackendSource) -> Vec<FieldError> {
     let BackendSource::Service { service, .. } = backend else { return Vec::new() };
     let reason = format!("Service {service} exists in a cluster only; list endpoints here");

@@ -231,6 +231,8 @@ mod tests {
         "x-kubernetes-list-type",
         "x-kubernetes-list-map-keys",
         "x-kubernetes-int-or-string",
+        // Anything goes there.
+        "x-kubernetes-preserve-unknown-fields",
         // CEL, checked by the caller.
         "x-kubernetes-validations",
     ];

@@ -9,6 +9,7 @@ use super::reading::{Found, Place, Problem};
 use crate::balance::pool::{Listener, Manner, Pool, PoolId};
 use crate::balance::routes::{HostPattern, Match};
 use crate::balance::tls::TlsTerms;
+use crate::source::reach;
 
 /// Pools by their index in `found`, and what is wrong with them.
 pub(super) type Refusals = BTreeMap<usize, Vec<Problem>>;
@@ -138,8 +139,7 @@ fn fault(
 ) -> Option<(&'static str, String)> {
     let port = listener.port;
     if own == Some(port) {
-        let reason = format!("{port} is Guideway's own metrics port (--metrics-address); use another port");
-        return Some(("port", reason));
+        return Some(("port", reach::is_our_own(port)));
     }
     let other = |matched| holders.parts.get(&(port, matched)).filter(|(id, _)| **id != found.id);
     if let Some((matched, (id, place))) = listener.matches.iter().find_map(|it| Some((it, other(it)?))) {

@@ -11,8 +11,9 @@ use tokio::sync::{Notify, mpsc, watch as channel};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::entry::PoolEntry;
 use super::guard::SECOND_OPINION;
-use super::index::{Dirt, Drained, Index, PoolEntry};
+use super::index::{Dirt, Drained, Index};
 use super::join::Problem;
 use super::secrets::Named;
 use super::status::View;
@@ -20,7 +21,7 @@ use super::status_writer::StatusQueue;
 use super::throttle::Throttle;
 use super::watch::{Change, Event, Kind, Scope, Told};
 use crate::balance::pool::PoolId;
-use crate::handoff::BindingsReader;
+use crate::handoff::{BindState, BindingsReader};
 use crate::metrics::ControlMetrics;
 use crate::readiness::Latch;
 use crate::source::programmer::{self, Authority, Programmer, Report};
@@ -66,8 +67,8 @@ impl Controller {
     pub(super) fn new(programmer: Programmer, readiness: Latch, wires: Wires) -> Self {
         Self {
             unlisted: wires.relists.keys().cloned().collect(),
+            index: Index::following(wires.bindings.own_port()),
             wires,
-            index: Index::default(),
             programmer,
             authority: Authority::Follower,
             readiness: Some(readiness),
@@ -94,6 +95,7 @@ impl Controller {
                 Ok(()) = self.wires.lease.changed() => self.change_authority(),
                 known = self.wires.bindings.changed(), if !proxy_gone => {
                     proxy_gone = !known;
+                    self.count_errors();
                     self.write_all_statuses();
                 }
                 () = stop.cancelled() => return,
@@ -154,6 +156,7 @@ impl Controller {
             return;
         }
         self.authority = authority;
+        self.index.follow(!holds);
         self.wires.metrics.set_leader(holds);
         if holds {
             self.program(Vec::new(), &[]);
@@ -176,7 +179,7 @@ impl Controller {
         }
         if self.unlisted.is_empty()
             && self.programmer.is_complete()
-            && !self.index.pools().any(|pool| pool.problems.iter().any(Problem::is_pending))
+            && !self.index.pools().any(|pool| pool.is_pending)
             && let Some(latch) = self.readiness.take()
         {
             tracing::info!(
@@ -212,8 +215,21 @@ impl Controller {
             }
             self.write_status(&pool.id);
         }
+        self.count_errors();
+    }
+
+    /// Counts the pools that are not served as their latest spec asks.
+    fn count_errors(&self) {
+        let ports = self.wires.bindings.current();
         let is_bad = |problem: &Problem| !problem.is_pending();
-        let bad = |pool: &&PoolEntry| pool.resource.wanted.is_err() || pool.problems.iter().any(is_bad);
+        let is_shut = |port: &u16| matches!(ports.get(port), Some(BindState::Failed { .. }));
+        let bad = |pool: &&PoolEntry| {
+            pool.resource.wanted.is_err()
+                || pool.problems.iter().any(is_bad)
+                || !pool.conflicts.is_empty()
+                || self.reports.get(&pool.resource.id()).is_some_and(|it| !it.port_conflicts.is_empty())
+                || pool.in_force().is_some_and(|it| it.listeners.iter().any(|it| is_shut(&it.port)))
+        };
         self.wires.metrics.set_config_errors(self.index.pools().filter(bad).count());
     }
 

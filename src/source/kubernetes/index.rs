@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::absence::Absence;
+use super::entry::PoolEntry;
 use super::facts::Key;
 use super::guard::Guard;
-use super::join::{Problem, bare_id, join};
-use super::keyring::{Look, Shown};
+use super::join::join;
+use super::keyring::Look;
 use super::namespace::{Namespace, Object, Seen, covers};
 use super::resource::PoolResource;
 use super::secrets::Named;
@@ -18,9 +18,8 @@ use super::watch::{self, Event, Kind, Scope};
 use crate::balance::backend::Member;
 use crate::balance::pool::PoolId;
 use crate::balance::seats::Roster;
-use crate::source::programmer::{Change, PoolFacts};
-use crate::source::tls::Secured;
-use crate::source::translate::{BackendSource, Translated};
+use crate::source::claims::{Conflict, contested};
+use crate::source::programmer::Change;
 
 /// Everything the API server told us, joined.
 #[derive(Debug, Default)]
@@ -32,28 +31,16 @@ pub(super) struct Index {
     named: Named,
     /// How many Secrets came to be named so far.
     namings: u64,
+    /// Whether the lease holder's decisions count for more than our own.
+    follows: bool,
+    /// No pool can have it.
+    own_port: Option<u16>,
 }
 
 #[derive(Debug, Default)]
 struct Room {
     objects: Namespace,
     pools: BTreeMap<Arc<str>, PoolEntry>,
-}
-
-/// One pool and what was made of it.
-#[derive(Debug)]
-pub(super) struct PoolEntry {
-    pub(super) resource: PoolResource,
-    /// The spec in use: the last one that could be read and whose references all led somewhere, or the only one there was.
-    serving: Option<Arc<Translated>>,
-    pub(super) problems: Vec<Problem>,
-    /// The certificates in use.
-    pub(super) shown: Vec<Shown>,
-    /// Services of the spec in use that lead to no endpoint.
-    pub(super) absences: Vec<Absence>,
-    /// As last handed out, members by id.
-    facts: Option<PoolFacts>,
-    adopted: Option<Arc<Roster>>,
 }
 
 /// Why a pool is looked at again, and since when.
@@ -74,118 +61,12 @@ pub(super) struct Drained {
     pub(super) changes: Vec<Change>,
 }
 
-impl PoolEntry {
-    fn new(resource: PoolResource) -> Self {
-        let (problems, shown, absences) = (Vec::new(), Vec::new(), Vec::new());
-        Self { resource, serving: None, problems, shown, absences, facts: None, adopted: None }
-    }
-
-    /// The spec in use and the wanted one.
-    fn specs(&self) -> impl Iterator<Item = &Arc<Translated>> {
-        self.serving.iter().chain(self.resource.wanted.as_ref().ok())
-    }
-
-    /// The Services that the spec in use and the wanted one name.
-    pub(super) fn services(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.specs().flat_map(|spec| &spec.backends).filter_map(|source| match source {
-            BackendSource::Service { service, .. } => Some(service),
-            BackendSource::Endpoints { .. } => None,
-        })
-    }
-
-    /// The Secrets that they name.
-    fn secrets(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.specs().flat_map(|spec| &spec.secured).flat_map(Secured::secret_names)
-    }
-
-    pub(super) fn names_service(&self, name: &str) -> bool {
-        self.services().any(|service| service.as_ref() == name)
-    }
-
-    pub(super) fn has_pod(&self, uid: &str) -> bool {
-        self.members().iter().any(|member| bare_id(&member.backend.id) == uid)
-    }
-
-    /// Whether the spec in use is an earlier one, because the latest is bad.
-    pub(super) fn serves_earlier_spec(&self) -> bool {
-        match (&self.serving, &self.resource.wanted) {
-            (Some(serving), Ok(wanted)) => serving != wanted,
-            (serving, _) => serving.is_some(),
-        }
-    }
-
-    fn members(&self) -> &[Member] {
-        self.facts.as_ref().map_or(&[], |facts| &facts.members)
-    }
-
-    /// Joins anew and says what that changes. A new spec whose references lead nowhere waits until they do.
-    fn refresh(&mut self, objects: &Namespace) -> Vec<Change> {
-        let mut changes = Vec::new();
-        if let Some(roster) = self.resource.roster.clone().filter(|it| Some(it) != self.adopted.as_ref()) {
-            changes.push(Change::Adopt(self.resource.id(), Roster::clone(&roster)));
-            self.adopted = Some(roster);
-        }
-        let Some(Attempt { facts, shown, absences, .. }) = self.choose(objects) else { return changes };
-        (self.shown, self.absences) = (shown, absences);
-        if self.facts.as_ref() != Some(&facts) {
-            changes.push(Change::Set(facts.clone()));
-            self.facts = Some(facts);
-        }
-        changes
-    }
-
-    /// What comes of the wanted spec, or else of the one in use. Where nothing is in use yet, a wanted one will do
-    /// that lacks something, once everything was looked for.
-    fn choose(&mut self, objects: &Namespace) -> Option<Attempt> {
-        let wanted = self.resource.wanted.as_ref().ok();
-        let by_wanted = wanted.map(|wanted| Attempt::new(wanted, objects, self.facts.as_ref()));
-        let problems = by_wanted.as_ref().map(|attempt| attempt.problems.clone()).unwrap_or_default();
-        self.tell_new(&problems);
-        self.problems = problems;
-        let is_good = || !self.problems.iter().any(Problem::is_felt);
-        let is_pending = || self.problems.iter().any(Problem::is_pending);
-        match (by_wanted, &self.serving) {
-            (Some(attempt), serving) if is_good() || (serving.is_none() && !is_pending()) => {
-                self.serving = wanted.cloned();
-                Some(attempt)
-            }
-            (_, Some(serving)) => Some(Attempt::new(serving, objects, self.facts.as_ref())),
-            (_, None) => None,
-        }
-    }
-
-    /// Followers write no status, so what is wrong with a Secret is in the log of every replica.
-    fn tell_new(&self, problems: &[Problem]) {
-        let (namespace, pool) = (&self.resource.key.namespace, &self.resource.key.name);
-        for problem in problems.iter().filter(|it| !it.is_pending() && !self.problems.contains(it)) {
-            if let Problem::Secret(problem) = problem {
-                tracing::warn!(%namespace, %pool, "{problem}");
-            }
-        }
-    }
-}
-
-/// What comes of a spec.
-struct Attempt {
-    facts: PoolFacts,
-    problems: Vec<Problem>,
-    shown: Vec<Shown>,
-    absences: Vec<Absence>,
-}
-
-impl Attempt {
-    fn new(spec: &Translated, objects: &Namespace, before: Option<&PoolFacts>) -> Self {
-        let members = before.map_or(&[][..], |facts| &facts.members);
-        let joined = join(&spec.backends, objects, members);
-        let equipped = objects.keyring.equip(spec, before.map(|facts| &facts.pool));
-        let mut problems = joined.problems;
-        problems.extend(equipped.problems.into_iter().map(Problem::Secret));
-        let facts = PoolFacts { pool: equipped.pool, members: joined.members };
-        Self { facts, problems, shown: equipped.shown, absences: joined.absences }
-    }
-}
-
 impl Index {
+    /// The index of a replica that does not hold the lease, and on `own_port` answers for itself.
+    pub(super) fn following(own_port: Option<u16>) -> Self {
+        Self { follows: true, own_port, ..Self::default() }
+    }
+
     /// Takes an event in. Nothing is computed until `drain`, so a burst costs one join.
     pub(super) fn apply(&mut self, event: Event, at: Instant) {
         match event {
@@ -202,19 +83,101 @@ impl Index {
         self.dirty.values().map(|dirt| dirt.since).min()
     }
 
+    /// Whether the lease holder's decisions count for more than our own.
+    pub(super) fn follow(&mut self, follows: bool) {
+        self.follows = follows;
+    }
+
     /// What all changes since the last call come to.
     pub(super) fn drain(&mut self) -> Vec<Drained> {
-        let dirty = std::mem::take(&mut self.dirty);
-        let drain = |(id, dirt): (PoolId, Dirt)| {
+        self.mark_refused();
+        let mut drained = BTreeMap::new();
+        for (id, dirt) in std::mem::take(&mut self.dirty) {
             let room = self.rooms.get_mut(&id.namespace);
             let entry = room.and_then(|room| Some((room.pools.get_mut(&id.name)?, &room.objects)));
             let changes = match entry {
-                Some((entry, objects)) => entry.refresh(objects),
+                Some((entry, objects)) => entry.refresh(objects, self.follows),
                 None => vec![Change::Remove(id.clone())],
             };
-            Drained { id, dirt, changes }
+            drained.insert(id.clone(), Drained { id, dirt, changes });
+        }
+        self.settle_edits(&mut drained);
+        drained.into_values().collect()
+    }
+
+    /// An edit that was refused for its ports may be let in by any change.
+    fn mark_refused(&mut self) {
+        let Some(&dirt) = self.dirty.values().min_by_key(|dirt| dirt.since) else { return };
+        let refused: Vec<PoolId> =
+            self.pools().filter(|it| !it.conflicts.is_empty()).map(|it| it.resource.id()).collect();
+        for id in refused {
+            self.dirty.entry(id).or_insert(dirt);
+        }
+    }
+
+    /// Puts those edits into force that take no port from another pool, one after the other or, where pools exchange
+    /// ports, all at once. The others leave the earlier spec of their pool in force.
+    fn settle_edits(&mut self, drained: &mut BTreeMap<PoolId, Drained>) {
+        let mut edits = self.edits(drained);
+        loop {
+            let before = edits.len();
+            edits.retain(|id| {
+                let conflicts = self.conflicts_of(id, &[]);
+                !self.settle_edit(id, conflicts, drained)
+            });
+            if edits.is_empty() || edits.len() == before {
+                break;
+            }
+        }
+        let conflicts: Vec<_> = edits.iter().map(|id| self.conflicts_of(id, &edits)).collect();
+        if conflicts.iter().all(Vec::is_empty) {
+            for id in &edits {
+                self.settle_edit(id, Vec::new(), drained);
+            }
+        }
+    }
+
+    /// The pools with an edit that could be put into force, the oldest first.
+    fn edits(&self, drained: &BTreeMap<PoolId, Drained>) -> Vec<PoolId> {
+        let edited = |id: &PoolId| Some((self.pool(id)?.edit()?.created_ms, id.clone()));
+        let mut edits: Vec<(u64, PoolId)> = drained.keys().filter_map(edited).collect();
+        edits.sort();
+        edits.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// What the edit of pool `id` would take from other pools, given that the edits of `along` come into force with it.
+    fn conflicts_of(&self, id: &PoolId, along: &[PoolId]) -> Vec<Conflict> {
+        let Some(entry) = self.pool(id) else { return Vec::new() };
+        let Some(edit) = entry.edit().filter(|_| !(self.follows && entry.is_decided())) else {
+            return Vec::new();
         };
-        dirty.into_iter().map(drain).collect()
+        let others = || self.pools().filter(|other| other.resource.id() != *id);
+        let moves = |other: &PoolEntry| along.contains(&other.resource.id());
+        let then = others().filter_map(|it| if moves(it) { it.edit() } else { it.in_force() });
+        let mut conflicts = contested(then, edit);
+        // What it lacks already is not taken by the edit.
+        if let Some(in_force) = entry.in_force().filter(|_| !conflicts.is_empty()) {
+            let lacking = contested(others().filter_map(PoolEntry::in_force), in_force);
+            conflicts.retain(|conflict| !lacking.contains(conflict));
+        }
+        conflicts
+    }
+
+    /// Whether the edit is in force now.
+    fn settle_edit(
+        &mut self,
+        id: &PoolId,
+        conflicts: Vec<Conflict>,
+        drained: &mut BTreeMap<PoolId, Drained>,
+    ) -> bool {
+        let entry = self.rooms.get_mut(&id.namespace).and_then(|room| room.pools.get_mut(&id.name));
+        let (Some(entry), Some(drained)) = (entry, drained.get_mut(id)) else { return true };
+        let settled = conflicts.is_empty();
+        if settled {
+            drained.changes.extend(entry.accept_edit());
+        }
+        entry.conflicts = conflicts;
+        settled
     }
 
     /// The Secrets that pools name, after a `drain`, if these are others than the last time. What is known of Secrets
@@ -291,8 +254,9 @@ impl Index {
         }
     }
 
-    fn put_pool(&mut self, mut resource: PoolResource, at: Instant) {
+    fn put_pool(&mut self, resource: PoolResource, at: Instant) {
         self.guard.seen(Kind::Pools, &resource.key);
+        let resource = self.own_port.into_iter().fold(resource, PoolResource::unless_on);
         let id = resource.id();
         let room = self.rooms.entry(id.namespace.clone()).or_default();
         let Some(entry) = room.pools.get_mut(&id.name) else {
@@ -300,14 +264,12 @@ impl Index {
             return self.mark(id, Kind::Pools, at);
         };
         let reborn = entry.resource.uid != resource.uid;
-        if entry.resource.wanted == resource.wanted {
-            resource.wanted = entry.resource.wanted.clone();
-        }
         let same = !reborn
+            && entry.resource.wants_the_same(&resource)
             && entry.resource.generation == resource.generation
-            && entry.resource.wanted == resource.wanted
+            && entry.resource.verdict.says_the_same(&resource.verdict)
             && entry.resource.roster == resource.roster;
-        entry.resource = resource;
+        entry.tell(resource);
         if !same {
             self.mark(id, Kind::Pools, at);
         }
@@ -398,9 +360,9 @@ fn shrinks<T: Object>(rooms: &mut BTreeMap<Arc<str>, Room>, missing: &[&Key]) ->
     let take = |key: &&Key| Some((key.name.clone(), T::shelf(&mut room.objects).remove(&key.name)?));
     let taken: Vec<(Arc<str>, Seen<T>)> = missing.iter().filter_map(take).collect();
     let shrinks = room.pools.values().any(|entry| {
-        let Some(serving) = &entry.serving else { return false };
+        let Some(backends) = entry.backends() else { return false };
         let before = entry.members();
-        let left = join(&serving.backends, &room.objects, before).members;
+        let left = join(backends, &room.objects, before).members;
         let is_left =
             |member: &&Member| left.binary_search_by(|it| it.backend.id.cmp(&member.backend.id)).is_ok();
         before.iter().filter(is_left).count() * 2 < before.len()

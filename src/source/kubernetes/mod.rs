@@ -5,6 +5,7 @@
 mod absence;
 mod connect;
 mod controller;
+mod entry;
 mod facts;
 mod guard;
 mod index;

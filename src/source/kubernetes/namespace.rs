@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::entry::PoolEntry;
 use super::facts::{Endpoint, Key, Keyed, Pod, Service, Slice};
-use super::index::PoolEntry;
 use super::keyring::Keyring;
 use super::watch::Kind;
 

@@ -1,20 +1,52 @@
-//! Owns what we keep of a `LoadBalancerPool`: the checked pool or what is wrong with it, and its status as last
-//! read. Pools are read field by field from raw objects, so one that cannot be read spoils no list.
+//! Owns what we keep of a `LoadBalancerPool`: the checked pool or what is wrong with it, its status as last
+//! read, and what the lease holder decided in it. Pools are read field by field from raw objects, so one that cannot be read spoils no list.
 
 use std::sync::{Arc, LazyLock};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::api::DynamicObject;
 use serde_json::Value;
 
 use super::facts::{Key, Keyed};
 use crate::balance::backend::BackendId;
-use crate::balance::pool::PoolId;
+use crate::balance::pool::{Listener, PoolId};
 use crate::balance::seats::{Occupant, Roster, RosterSeat};
-use crate::crd::status::Seat;
+use crate::crd::conditions::{PROGRAMMED, reasons};
+use crate::crd::status::{InForce, Seat};
 use crate::crd::{LoadBalancerPool, LoadBalancerPoolStatus, manifest};
 use crate::source::reach::{self, Target};
 use crate::source::schema;
 use crate::source::translate::{self, FieldError, Translated};
+
+/// A spec that makes sense.
+#[derive(Clone, Debug)]
+pub(super) struct Version {
+    pub(super) generation: i64,
+    pub(super) spec: Arc<Translated>,
+    /// As it was written.
+    pub(super) written: Arc<Value>,
+}
+
+impl Version {
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.spec, &other.spec) || self.spec == other.spec
+    }
+}
+
+/// What the lease holder made of the latest spec of a pool, as its status tells.
+#[derive(Clone, Debug)]
+pub(super) enum Verdict {
+    /// Nothing yet.
+    None,
+    /// It is in force, whatever it lacks.
+    Latest,
+    /// An earlier one is in force.
+    Earlier {
+        version: Version,
+        /// Because the latest asks for what another pool has of a port.
+        for_its_ports: bool,
+    },
+}
 
 /// A pool as the API server has it.
 #[derive(Clone, Debug)]
@@ -22,8 +54,10 @@ pub(super) struct PoolResource {
     pub(super) key: Key,
     pub(super) uid: Arc<str>,
     pub(super) generation: i64,
-    /// The spec as a checked pool, or every mistake in it.
-    pub(super) wanted: Result<Arc<Translated>, Arc<[FieldError]>>,
+    /// The latest spec, or every mistake in it.
+    pub(super) wanted: Result<Version, Arc<[FieldError]>>,
+    /// What the lease holder made of the latest spec.
+    pub(super) verdict: Verdict,
     /// The status somebody wrote last.
     pub(super) status: Arc<LoadBalancerPoolStatus>,
     /// The seats in that status; `None` where no holder has told of any table yet, or where they cannot be read.
@@ -41,14 +75,40 @@ impl PoolResource {
         let key = Key::of(&object.metadata)?;
         let status = object.data.get("status").cloned().unwrap_or_default();
         let status: LoadBalancerPoolStatus = serde_json::from_value(status).unwrap_or_default();
+        let generation = object.metadata.generation.unwrap_or_default();
+        let spec = object.data.get("spec").cloned().unwrap_or_default();
         Some(Self {
             uid: object.metadata.uid.as_deref().unwrap_or_default().into(),
-            generation: object.metadata.generation.unwrap_or_default(),
-            wanted: read(object).map(Arc::new).map_err(Arc::from),
+            generation,
+            wanted: Version::read(&object.metadata, generation, spec).map_err(Arc::from),
+            verdict: Verdict::read(&object.metadata, generation, &status),
             roster: roster_of(&key, &status).map(Arc::new),
             status: Arc::new(status),
             key,
         })
+    }
+
+    /// The pool, whose latest spec makes no sense if it asks for our own port.
+    pub(super) fn unless_on(mut self, own: u16) -> Self {
+        let Ok(latest) = &self.wanted else { return self };
+        let ours = |(index, _): (usize, &Listener)| {
+            FieldError::new(format!("spec.listeners[{index}].port"), reach::is_our_own(own))
+        };
+        let listeners = latest.spec.pool.listeners.iter().enumerate();
+        let mistakes: Arc<[FieldError]> = listeners.filter(|(_, it)| it.port == own).map(ours).collect();
+        if !mistakes.is_empty() {
+            self.wanted = Err(mistakes);
+        }
+        self
+    }
+
+    /// Whether the latest spec of both comes to the same.
+    pub(super) fn wants_the_same(&self, other: &Self) -> bool {
+        match (&self.wanted, &other.wanted) {
+            (Ok(ours), Ok(theirs)) => ours.says_the_same(theirs),
+            (Err(ours), Err(theirs)) => ours == theirs,
+            _ => false,
+        }
     }
 
     pub(super) fn id(&self) -> PoolId {
@@ -56,8 +116,51 @@ impl PoolResource {
     }
 }
 
-fn read(object: &DynamicObject) -> Result<Translated, Vec<FieldError>> {
-    let mut spec = object.data.get("spec").cloned().unwrap_or_default();
+impl Version {
+    fn read(metadata: &ObjectMeta, generation: i64, written: Value) -> Result<Self, Vec<FieldError>> {
+        let spec = Arc::new(translated(metadata, written.clone())?);
+        Ok(Self { generation, spec, written: Arc::new(written) })
+    }
+}
+
+impl Verdict {
+    fn read(metadata: &ObjectMeta, generation: i64, status: &LoadBalancerPoolStatus) -> Self {
+        if status.observed_generation != Some(generation) {
+            // Until the holder has looked at the edit, what it served before it is in force.
+            return status.in_force.as_ref().map_or(Self::None, |it| Self::earlier(metadata, it, false));
+        }
+        let lost_a_port = |it: &&Condition| it.type_ == PROGRAMMED && it.reason == reasons::PORT_CONFLICT;
+        let for_its_ports = status.conditions.iter().any(|it| lost_a_port(&it));
+        status.in_force.as_ref().map_or(Self::Latest, |it| Self::earlier(metadata, it, for_its_ports))
+    }
+
+    /// A spec that this version cannot read is no help; the one that is served by then stays.
+    fn earlier(metadata: &ObjectMeta, in_force: &InForce, for_its_ports: bool) -> Self {
+        match Version::read(metadata, in_force.generation, in_force.spec.clone()) {
+            Ok(version) => Self::Earlier { version, for_its_ports },
+            Err(mistakes) => {
+                let (namespace, pool) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+                let mistake = mistakes.first().map(ToString::to_string);
+                tracing::warn!(namespace, pool, mistake, "status.inForce makes no sense and is left aside");
+                Self::None
+            }
+        }
+    }
+
+    /// Whether both come to the same.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) | (Self::Latest, Self::Latest) => true,
+            (
+                Self::Earlier { version, for_its_ports },
+                Self::Earlier { version: theirs, for_its_ports: of_theirs },
+            ) => version.says_the_same(theirs) && for_its_ports == of_theirs,
+            _ => false,
+        }
+    }
+}
+
+fn translated(metadata: &ObjectMeta, mut spec: Value) -> Result<Translated, Vec<FieldError>> {
     schema::normalize(&mut spec);
     // A field that is not known here may be one that keeps somebody out, so leaving it aside is no choice.
     let mistakes = unsupported(&spec);
@@ -70,7 +173,7 @@ fn read(object: &DynamicObject) -> Result<Translated, Vec<FieldError>> {
         let path = if path == "." { "spec".into() } else { format!("spec.{path}") };
         vec![FieldError::new(path, error.into_inner().to_string())]
     })?;
-    let resource = LoadBalancerPool { metadata: object.metadata.clone(), spec, status: None };
+    let resource = LoadBalancerPool { metadata: metadata.clone(), spec, status: None };
     translate::pool(&resource).and_then(|translated| reach::check(translated, Target::Cluster))
 }
 

@@ -5,18 +5,20 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use serde_json::Value;
 
-use super::index::PoolEntry;
+use super::entry::PoolEntry;
 use super::join::Problem;
 use super::keyring::{Miss, SecretProblem, Shown, Trouble};
-use super::resource::seats_of;
+use super::resource::{Version, seats_of};
 use crate::balance::pool::Pool;
 use crate::balance::routes::Match;
 use crate::crd::LoadBalancerPoolStatus;
 use crate::crd::conditions::{self, ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS, reasons};
-use crate::crd::status::{EndpointCounts, TableStatus};
+use crate::crd::status::{EndpointCounts, InForce, TableStatus};
 use crate::handoff::BindState;
-use crate::source::programmer::{Conflict, Contested, Report};
+use crate::source::claims::{Conflict, Contested};
+use crate::source::programmer::Report;
 use crate::source::tls::{Asker, Side};
 
 /// Mistakes told in one message; who has more of them corrects these first.
@@ -80,6 +82,7 @@ impl View<'_> {
         let mut status = LoadBalancerPoolStatus {
             observed_generation: Some(generation),
             conditions: before.conditions.clone(),
+            in_force: self.pool.earlier().map(in_force),
             ..LoadBalancerPoolStatus::default()
         };
         for verdict in verdicts.iter().chain([&ready]) {
@@ -94,6 +97,9 @@ impl View<'_> {
                 seats: u32::try_from(report.seats).unwrap_or(u32::MAX),
             });
             status.set_seats(seats_of(&report.roster));
+        } else {
+            // Nothing is served; who sat where still counts when something is again.
+            (status.seats, status.packed_seats) = (before.seats.clone(), before.packed_seats.clone());
         }
         status
     }
@@ -141,8 +147,11 @@ impl View<'_> {
                 }
             };
         };
+        if let Some(conflict) = self.pool.conflicts.first() {
+            return Verdict::fails(PROGRAMMED, reasons::PORT_CONFLICT, self.with_fallback(&told(conflict)));
+        }
         if let Some(conflict) = report.port_conflicts.first() {
-            return Verdict::fails(PROGRAMMED, reasons::PORT_CONFLICT, told(conflict));
+            return Verdict::fails(PROGRAMMED, reasons::PORT_CONFLICT, format!("{}.", told(conflict)));
         }
         if let Some((problem, asker)) = self.unserved(pool) {
             return Verdict::fails(PROGRAMMED, reason_of(problem), lack_of(asker));
@@ -165,7 +174,7 @@ impl View<'_> {
 
     /// A listener or backend of the spec in force that lacks a credential, and which.
     fn unserved(&self, pool: &Pool) -> Option<(&Problem, &Asker)> {
-        if self.pool.serves_earlier_spec() {
+        if self.pool.earlier().is_some() {
             return None;
         }
         self.pool.problems.iter().find_map(|problem| match problem {
@@ -210,7 +219,7 @@ impl View<'_> {
     }
 
     fn with_fallback(&self, message: &str) -> String {
-        match self.pool.serves_earlier_spec() {
+        match self.pool.earlier().is_some() {
             true => format!("{message}. The last good spec stays in force."),
             false => format!("{message}."),
         }
@@ -229,26 +238,28 @@ fn lack_of(asker: &Asker) -> String {
     }
 }
 
+fn in_force(version: &Version) -> InForce {
+    InForce { generation: version.generation, spec: Value::clone(&version.written) }
+}
+
 fn told(Conflict { port, over, holder }: &Conflict) -> String {
     match over {
         Contested::Part(all) if *all == Match::all() => format!(
-            "Port {port} belongs to the older pool {holder}; choose another port, name hosts or paths, or remove \
-             that pool."
+            "Port {port} belongs to pool {holder}; choose another port, name hosts or paths, or remove that pool"
         ),
         Contested::Part(part) => format!(
-            "On port {port}, {part} belongs to the older pool {holder}; choose another port, host or path, or \
-             remove that pool."
+            "On port {port}, {part} belongs to pool {holder}; choose another port, host or path, or remove that pool"
         ),
-        Contested::Encryption => format!(
-            "The older pool {holder} has another protocol on port {port}; use the same, or another port."
-        ),
+        Contested::Encryption => {
+            format!("Pool {holder} has another protocol on port {port}; use the same, or another port")
+        }
         Contested::Clients(host) => format!(
-            "The older pool {holder} asks clients of host {host} on port {port} for another minVersion or clientCA; \
-             use the same, or another host or port."
+            "Pool {holder} asks clients of host {host} on port {port} for another minVersion or clientCA; use the \
+             same, or another host or port"
         ),
-        Contested::ProxyProtocol => format!(
-            "The older pool {holder} has another proxyProtocol on port {port}; use the same, or another port."
-        ),
+        Contested::ProxyProtocol => {
+            format!("Pool {holder} has another proxyProtocol on port {port}; use the same, or another port")
+        }
     }
 }
 

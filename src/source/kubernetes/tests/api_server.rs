@@ -427,6 +427,7 @@ fn status(state: &mut State, path: &[String], body: &[u8]) -> Answer {
 /// Fields that the schema demands and the value lacks, and those it does not know.
 fn mistakes(schema: &Value, value: &Value, path: &str) -> Vec<String> {
     match value {
+        Value::Object(_) if schema["x-kubernetes-preserve-unknown-fields"] == true => Vec::new(),
         Value::Object(fields) => {
             let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
             let missing = required

@@ -348,7 +348,7 @@ fn a_port_of_an_older_pool_is_a_conflict() {
     older["metadata"]["name"] = json!("older");
     older["metadata"]["creationTimestamp"] = json!("2026-11-21T07:00:00Z");
     told.pool(&older);
-    told.check("Programmed", "False", "PortConflict", "Port 8080 belongs to the older pool shop/older");
+    told.check("Programmed", "False", "PortConflict", "Port 8080 belongs to pool shop/older");
 }
 
 #[test]
