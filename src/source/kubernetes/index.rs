@@ -129,11 +129,20 @@ impl Index {
                 break;
             }
         }
-        let conflicts: Vec<_> = edits.iter().map(|id| self.conflicts_of(id, &edits)).collect();
-        if conflicts.iter().all(Vec::is_empty) {
-            for id in &edits {
-                self.settle_edit(id, Vec::new(), drained);
+        for id in self.fit_together(edits) {
+            self.settle_edit(&id, Vec::new(), drained);
+        }
+    }
+
+    /// Those of `edits` that take nothing from anybody if they come into force at once.
+    fn fit_together(&self, mut edits: Vec<PoolId>) -> Vec<PoolId> {
+        loop {
+            let fits = |id: &PoolId| self.conflicts_of(id, &edits).is_empty();
+            let (fitting, others): (Vec<PoolId>, Vec<PoolId>) = edits.iter().cloned().partition(fits);
+            if others.is_empty() {
+                return fitting;
             }
+            edits = fitting;
         }
     }
 

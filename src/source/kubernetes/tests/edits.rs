@@ -182,6 +182,19 @@ fn pools_may_exchange_their_ports() {
 }
 
 #[test]
+fn an_edit_that_is_refused_keeps_no_others_from_exchanging_their_ports() {
+    let mut replica = Replica::new(Authority::Holder);
+    let pools = [on("a", 8080), on("b", 8081), on("c", 8082), on("d", 8083)];
+    replica.hears(&pools.each_ref());
+    let stuck = moved(&pools[2], 8083);
+    replica.hears(&[&stuck]);
+    replica.hears(&[&moved(&pools[0], 8081), &moved(&pools[1], 8080)]);
+    let owners = [8080, 8081, 8082, 8083].map(|port| replica.owner(port));
+    assert_eq!(owners.each_ref().map(Option::as_deref), [Some("b"), Some("a"), Some("c"), Some("d")]);
+    assert_eq!(condition(&replica.judge(&stuck), "Programmed").0, "PortConflict");
+}
+
+#[test]
 fn what_a_pool_never_had_holds_no_edit_up() {
     let mut replica = Replica::new(Authority::Holder);
     let mut holder = on("holder", 8080);
