@@ -3,11 +3,20 @@
 
 # require PROGRAM=PACKAGE…
 require() {
+    [ -z "$(missing_packages "$@")" ] || with_build_lock packages install_missing "$@"
+}
+
+missing_packages() {
     local pair
-    local -a missing=()
     for pair; do
-        PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+        PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%=*}" >/dev/null || echo "${pair#*=}"
     done
+}
+
+# The images and the cluster are built side by side, and apt-get serves one at a time.
+install_missing() {
+    local -a missing
+    mapfile -t missing < <(missing_packages "$@")
     [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 }
 
