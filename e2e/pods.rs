@@ -8,7 +8,7 @@ use http::Method;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::cluster::{PodPort, Seen, until};
@@ -88,6 +88,14 @@ pub(crate) async fn start(test: &Test, name: &str, replicas: usize) -> Result<()
         test.apply(manifest).await?;
     }
     until_rolled_out(test, name, Duration::from_secs(60), async || Ok(())).await
+}
+
+/// Scales a Deployment that a pool of its name serves, and waits until both have followed.
+pub(crate) async fn scale(test: &Test, name: &str, replicas: usize) -> Result<()> {
+    let patch = json!({"spec": {"replicas": replicas}});
+    test.api::<Deployment>().patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    until_rolled_out(test, name, Duration::from_secs(60), async || Ok(())).await?;
+    test.until_ready(name, replicas).await
 }
 
 /// Waits until a Deployment has rolled out and no pod of before is left, calling `meanwhile` at every look.

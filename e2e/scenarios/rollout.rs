@@ -14,13 +14,19 @@ use crate::runner::Verdict;
 use crate::{pods, subject};
 
 const PODS: usize = 10;
+/// Pods that were there before: their seats are holes when the rollout begins, and stay so.
+const PODS_BEFORE: usize = 12;
+/// What is longer ago does not count as part of a rollout, however coarse the clocks are.
+const HOLES_AGE: Duration = Duration::from_secs(7);
 const KEYS: u32 = 1000;
 /// Replicas take a change in within milliseconds of each other, but looks are a good part of a second apart.
 const DISAGREEMENT_MAX: Duration = Duration::from_secs(2);
 
 pub(super) async fn rollout_keeps_keys(test: &Test) -> Result<Verdict> {
-    pods::start(test, "web", PODS).await?;
-    test.serve_pool(pods::pool(test, "web"), PODS).await?;
+    pods::start(test, "web", PODS_BEFORE).await?;
+    test.serve_pool(pods::pool(test, "web"), PODS_BEFORE).await?;
+    pods::scale(test, "web", PODS).await?;
+    tokio::time::sleep(HOLES_AGE).await;
     let targets = subject::targets(&test.cluster, test.port).await?;
     let load = Load::start(test, "load", Plan { targets, rate: 500, keys: KEYS, connections: 16 }).await?;
     let before: BTreeSet<String> = pods::of(test, "web").await?.into_keys().collect();

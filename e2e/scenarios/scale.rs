@@ -1,13 +1,9 @@
 //! Scaling: new pods take their share from all others and nobody else's keys move.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use guideway::demo::report::LoadReport;
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{Patch, PatchParams};
-use serde_json::json;
 
 use crate::fixture::Test;
 use crate::load::{self, Load, Plan};
@@ -25,12 +21,12 @@ pub(super) async fn scaling_moves_only_the_needed_share(test: &Test) -> Result<V
     let load = Load::start(test, "load", Plan { targets, rate: 400, keys: KEYS, connections: 8 }).await?;
     let (few, few_pods) = (load.trails().await?, names(test).await?);
 
-    scale(test, MANY).await?;
+    pods::scale(test, "web", MANY).await?;
     load.until_every_key_is_asked_again().await?;
     let (many, many_pods) = (load.trails().await?, names(test).await?);
     let up = moved_up(&few, &many, &few_pods, &many_pods)?;
 
-    scale(test, FEW).await?;
+    pods::scale(test, "web", FEW).await?;
     load.until_every_key_is_asked_again().await?;
     let (fewer, left) = (load.trails().await?, names(test).await?);
     let down = moved_down(&many, &fewer, &left)?;
@@ -40,13 +36,6 @@ pub(super) async fn scaling_moves_only_the_needed_share(test: &Test) -> Result<V
     test.note(format!("{FEW} to {MANY} pods: {up} of {KEYS} keys moved, all to the new pods; {MANY} to {FEW}: {down}, all of the pods that went"));
     test.note(load::shown(&report));
     Ok(Verdict::Passed)
-}
-
-async fn scale(test: &Test, replicas: usize) -> Result<()> {
-    let patch = json!({"spec": {"replicas": replicas}});
-    test.api::<Deployment>().patch("web", &PatchParams::default(), &Patch::Merge(&patch)).await?;
-    pods::until_rolled_out(test, "web", Duration::from_secs(60), async || Ok(())).await?;
-    test.until_ready("web", replicas).await
 }
 
 async fn names(test: &Test) -> Result<BTreeSet<String>> {

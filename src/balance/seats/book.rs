@@ -10,6 +10,10 @@ use crate::balance::backend::{BackendId, Member, State};
 /// workload's controller to delete the old pod, short enough that a stuck rollout wastes no capacity.
 pub const SEAT_HOLD_MS: u64 = 30_000;
 
+/// How much earlier than a rollout's first pod a seat may have been vacated and still count as vacated by that
+/// rollout: pods tell their age in whole seconds and by another clock, and a rollout without surge deletes first.
+const ROLLOUT_LEAD_MS: u64 = 5_000;
+
 /// How long a follower waits for the lease holder to seat a newcomer before it does so itself.
 const HOLDER_SILENCE_MS: u64 = 1_000;
 
@@ -152,13 +156,20 @@ impl SeatBook {
         let mut wake_at_ms = None;
         for (sat_at, member) in newcomers {
             let since = *self.waiting.entry(member.backend.id.clone()).or_insert(now_ms);
-            let due = since + patience_ms(member, by_id, authority, anyone_live);
-            if let Some(seat) = self.vacant_seat_for(member, sat_at) {
+            let rollout = rollout_began_ms(member, by_id).filter(|_| anyone_live);
+            let held_until = since + rollout.map_or(0, |_| SEAT_HOLD_MS);
+            let due = held_until + silence_ms(authority);
+            // Holes from before the rollout are left alone: whoever took one would not take over from the pod
+            // that goes, that seat would be the next hole, and keys would move twice.
+            let vacated_since =
+                rollout.filter(|_| now_ms < held_until).map(|it| it.saturating_sub(ROLLOUT_LEAD_MS));
+            if let Some(seat) = self.vacant_seat_for(member, sat_at, vacated_since) {
                 self.seats[seat].seat(member);
             } else if due <= now_ms && self.seats.len() < SEATS_MAX {
                 self.seats.push(Seat::of(member));
             } else {
-                wake_at_ms = sooner(wake_at_ms, Some(due));
+                let next = if now_ms < held_until { held_until } else { due };
+                wake_at_ms = sooner(wake_at_ms, Some(next));
             }
         }
         wake_at_ms
@@ -179,18 +190,23 @@ impl SeatBook {
         occupied(&self.seats).map(|(_, id)| id)
     }
 
-    /// The vacant seat of its group that suits a newcomer best: where it sat, that of its own name, then
-    /// any; the lowest number among equals, which replicas agree on whatever they saw first.
-    fn vacant_seat_for(&self, member: &Member, sat_at: usize) -> Option<usize> {
+    /// The vacant seat of its group that suits a newcomer best: where it sat, that of its own name, then any that
+    /// was not vacated before `since_ms`; the lowest number among equals, which replicas agree on whatever they saw
+    /// first.
+    fn vacant_seat_for(&self, member: &Member, sat_at: usize, since_ms: Option<u64>) -> Option<usize> {
+        const ANY_SEAT: u8 = 2;
         let backend = &member.backend;
         let rank = |index: usize, seat: &Seat| match &seat.occupant {
             _ if index == sat_at => 0,
             Some(occupant) if occupant.name == backend.name => 1,
-            _ => 2,
+            _ => ANY_SEAT,
         };
         let suits = |(_, seat): &(usize, &Seat)| seat.is_vacant() && seat.group == backend.group;
         let vacant = self.seats.iter().enumerate().filter(suits);
-        vacant.min_by_key(|(index, seat)| (rank(*index, seat), *index)).map(|(index, _)| index)
+        let ranked = vacant.map(|(index, seat)| (rank(index, seat), index, seat.vacated_ms));
+        let in_time = |vacated_ms: Option<u64>| since_ms.is_none_or(|since| vacated_ms >= Some(since));
+        let its = ranked.filter(|(rank, _, vacated_ms)| *rank < ANY_SEAT || in_time(*vacated_ms));
+        its.min().map(|(_, index, _)| index)
     }
 }
 
@@ -281,21 +297,21 @@ fn is_leaving(member: &Member) -> bool {
     matches!(member.state, State::Terminating { .. })
 }
 
-/// How long a newcomer without a vacant seat waits before it gets one of its own.
-fn patience_ms(member: &Member, by_id: &Members, authority: Authority, anyone_live: bool) -> u64 {
-    let hold = if anyone_live && is_rolling(member, by_id) { SEAT_HOLD_MS } else { 0 };
+/// How long whoever follows leaves a new seat to the lease holder.
+fn silence_ms(authority: Authority) -> u64 {
     match authority {
-        Authority::Holder => hold,
-        Authority::Follower => hold + HOLDER_SILENCE_MS,
+        Authority::Holder => 0,
+        Authority::Follower => HOLDER_SILENCE_MS,
     }
 }
 
-/// Whether the workload of a newcomer is being replaced: another revision of it is still there.
-/// A scale-up has one revision only, so its pods never wait.
-fn is_rolling(newcomer: &Member, by_id: &Members) -> bool {
+/// When the first pod of a newcomer's revision was made, if its workload is being replaced: another revision of
+/// it is still there. A scale-up has one revision only, so its pods never wait.
+fn rollout_began_ms(newcomer: &Member, by_id: &Members) -> Option<u64> {
     let lineage = &newcomer.lineage;
-    lineage.workload.is_some()
-        && by_id.values().any(|other| {
-            other.lineage.workload == lineage.workload && other.lineage.revision != lineage.revision
-        })
+    lineage.workload.as_ref()?;
+    let of_workload = by_id.values().map(|it| &it.lineage).filter(|it| it.workload == lineage.workload);
+    let (its, others): (Vec<_>, Vec<_>) = of_workload.partition(|it| it.revision == lineage.revision);
+    let began = its.iter().map(|it| it.created_ms).min();
+    began.filter(|_| !others.is_empty())
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::*;
@@ -113,6 +114,68 @@ fn a_surge_pod_whose_rollout_is_stuck_gets_a_seat_of_its_own_in_the_end() {
     book.settle(&members, Authority::Holder, NOW + SEAT_HOLD_MS - 1);
     assert_eq!(seating(&book), ["a"]);
     book.settle(&members, Authority::Holder, NOW + SEAT_HOLD_MS);
+    assert_eq!(seating(&book), ["a", "n"]);
+}
+
+/// One pod after the other is replaced, each by a pod that is ready before it goes. Who sat where, each time.
+fn rolled(book: &mut SeatBook, old: &[Member], begin: u64) -> Vec<Vec<String>> {
+    let mut seen = Vec::new();
+    for step in 0..old.len() {
+        let at = begin + step as u64 * 2_000;
+        let new = |nth: usize| pod(&format!("n{nth}"), "v2", (begin + nth as u64 * 2_000) / 1000 * 1000);
+        let mut members: Vec<Member> = (0..=step).map(new).collect();
+        members.extend_from_slice(&old[step..]);
+        book.settle(&members, Authority::Holder, at + 500);
+        seen.push(seating(book));
+        members[step + 1] = terminating(&old[step]);
+        book.settle(&members, Authority::Holder, at + 600);
+        seen.push(seating(book));
+    }
+    seen
+}
+
+#[test]
+fn a_rollout_leaves_the_holes_of_an_earlier_scale_down_alone() {
+    let all = pods(&["a", "b", "c", "d", "e", "f"]);
+    let mut book = settled(&all);
+    let left = [all[0].clone(), all[2].clone(), all[3].clone(), all[5].clone()];
+    book.settle(&left, Authority::Holder, NOW + 1);
+    let seen = rolled(&mut book, &left, NOW + 7_000);
+    assert_eq!(seen[0], ["a", "-", "c", "d", "-", "f"], "the first surge pod waits");
+    assert_eq!(seen[7], ["n0", "-", "n1", "n2", "-", "n3"]);
+    let seats_of = |name: &str| -> BTreeSet<usize> {
+        seen.iter().filter_map(|seating| seating.iter().position(|it| it == name)).collect()
+    };
+    for name in ["n0", "n1", "n2", "n3"] {
+        assert_eq!(seats_of(name).len(), 1, "{name}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_rollout_without_surge_fills_the_seats_it_vacated() {
+    let old = pods(&["a", "b", "c"]);
+    let mut book = settled(&old);
+    // The pod goes first, and its successor's age is told in whole seconds.
+    let begun = [terminating(&old[0]), old[1].clone(), old[2].clone()];
+    book.settle(&begun, Authority::Holder, NOW + 900);
+    let successor = pod("n", "v2", NOW + 1_000);
+    book.settle(&[old[1].clone(), old[2].clone(), successor], Authority::Holder, NOW + 9_000);
+    assert_eq!(seating(&book), ["n", "b", "c"]);
+}
+
+#[test]
+fn a_surge_pod_whose_rollout_is_stuck_fills_a_hole_in_the_end() {
+    let mut members = pods(&["a", "b"]);
+    let mut book = settled(&members);
+    members.remove(1);
+    book.settle(&members, Authority::Holder, NOW + 1);
+    let later = NOW + 60_000;
+    members.push(pod("n", "v2", later));
+    let waiting = book.settle(&members, Authority::Follower, later);
+    assert_eq!(waiting.wake_at_ms, Some(later + SEAT_HOLD_MS));
+    book.settle(&members, Authority::Follower, later + SEAT_HOLD_MS - 1);
+    assert_eq!(seating(&book), ["a", "-"]);
+    book.settle(&members, Authority::Follower, later + SEAT_HOLD_MS);
     assert_eq!(seating(&book), ["a", "n"]);
 }
 
