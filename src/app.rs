@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::balance::pool::PortId;
 use crate::handoff::{self, Reader};
 use crate::metrics::Metrics;
 use crate::proxy::{self, AccessLogOptions, Ceilings, Limits, MemoryProbe, Proxy, ProxyHandle, ProxyOptions};
@@ -217,11 +218,11 @@ fn what_ended(part: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinErr
 }
 
 /// The port of the metrics, where it is in the way of listeners on `address`.
-pub(crate) fn own_port(metrics: SocketAddr, address: Option<IpAddr>) -> Option<u16> {
+pub(crate) fn own_port(metrics: SocketAddr, address: Option<IpAddr>) -> Option<PortId> {
     // What is bound to all IPv6 addresses takes IPv4 as well.
     let covers = |a: IpAddr, b: IpAddr| a == b || (a.is_unspecified() && (a.is_ipv6() || b.is_ipv4()));
     let meets = |listeners| covers(listeners, metrics.ip()) || covers(metrics.ip(), listeners);
-    address.is_none_or(meets).then_some(metrics.port())
+    address.is_none_or(meets).then_some(PortId::Tcp(metrics.port()))
 }
 
 async fn start_source(
@@ -291,7 +292,11 @@ mod tests {
         ] {
             let metrics = SocketAddr::new(metrics.parse().unwrap(), 9901);
             let listeners = listeners.map(|it| it.parse().unwrap());
-            assert_eq!(own_port(metrics, listeners), is_ours.then_some(9901), "{metrics} {listeners:?}");
+            assert_eq!(
+                own_port(metrics, listeners),
+                is_ours.then_some(PortId::Tcp(9901)),
+                "{metrics} {listeners:?}"
+            );
         }
     }
 }

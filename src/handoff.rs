@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
+use crate::balance::pool::PortId;
 use crate::balance::snapshot::Snapshot;
 
 /// A connected pair that starts with an empty snapshot.
@@ -54,7 +55,7 @@ impl Reader {
 }
 
 /// A connected pair that starts with no port. `own_port` is one that the process needs itself: no pool can have it.
-pub fn bindings(own_port: Option<u16>) -> (BindingsWriter, BindingsReader) {
+pub fn bindings(own_port: Option<PortId>) -> (BindingsWriter, BindingsReader) {
     let (writer, reader) = watch::channel(BTreeMap::new());
     (BindingsWriter { ports: writer, own_port }, BindingsReader { ports: reader, own_port })
 }
@@ -62,9 +63,9 @@ pub fn bindings(own_port: Option<u16>) -> (BindingsWriter, BindingsReader) {
 /// What became of a port that a pool asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BindState {
-    /// Every worker accepts on it.
+    /// Every worker serves it.
     Bound,
-    /// Nobody accepts on it; it is tried again.
+    /// Nobody serves it; it is tried again.
     Failed {
         /// Why, and what to do about it.
         reason: Arc<str>,
@@ -74,13 +75,13 @@ pub enum BindState {
 /// The proxy's end: it alone knows which ports are bound.
 #[derive(Debug)]
 pub struct BindingsWriter {
-    ports: watch::Sender<BTreeMap<u16, BindState>>,
-    own_port: Option<u16>,
+    ports: watch::Sender<BTreeMap<PortId, BindState>>,
+    own_port: Option<PortId>,
 }
 
 impl BindingsWriter {
     /// Replaces the whole picture; readers wake only when it differs from the one before.
-    pub fn report(&self, ports: BTreeMap<u16, BindState>) {
+    pub fn report(&self, ports: BTreeMap<PortId, BindState>) {
         self.ports.send_if_modified(|current| {
             let differs = *current != ports;
             *current = ports;
@@ -89,7 +90,7 @@ impl BindingsWriter {
     }
 
     /// The port that no pool can have, because the process serves its metrics there.
-    pub fn own_port(&self) -> Option<u16> {
+    pub fn own_port(&self) -> Option<PortId> {
         self.own_port
     }
 }
@@ -97,18 +98,18 @@ impl BindingsWriter {
 /// The sources' end, cheap to clone.
 #[derive(Clone, Debug)]
 pub struct BindingsReader {
-    ports: watch::Receiver<BTreeMap<u16, BindState>>,
-    own_port: Option<u16>,
+    ports: watch::Receiver<BTreeMap<PortId, BindState>>,
+    own_port: Option<PortId>,
 }
 
 impl BindingsReader {
     /// The port that no pool can have, because the process serves its metrics there.
-    pub fn own_port(&self) -> Option<u16> {
+    pub fn own_port(&self) -> Option<PortId> {
         self.own_port
     }
 
     /// The state of every port that a pool asks for; a port that is missing was not tried yet.
-    pub fn current(&self) -> BTreeMap<u16, BindState> {
+    pub fn current(&self) -> BTreeMap<PortId, BindState> {
         self.ports.borrow().clone()
     }
 

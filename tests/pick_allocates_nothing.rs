@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guideway::balance::assignment::{Assignment, AssignmentBuilder, GroupLoad};
-use guideway::balance::backend::{Backend, Protocol};
+use guideway::balance::backend::{Backend, HttpVersion};
 use guideway::balance::key::{KeySource, RequestParts};
 use guideway::balance::pool::{Fill, Pool, PoolId, Readiness, Timeouts};
 use guideway::balance::snapshot::PoolSnapshot;
@@ -74,7 +74,7 @@ fn pool(source: KeySource) -> PoolSnapshot {
             group: "stable".into(),
             name: name.into(),
             address,
-            protocol: Protocol::Http1,
+            http: HttpVersion::Http1,
         }))
     };
     let pool = Pool {

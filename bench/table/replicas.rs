@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guideway::balance::assembly::Assembly;
-use guideway::balance::backend::{Backend, Lineage, Member, Protocol, State, Weight};
+use guideway::balance::backend::{Backend, HttpVersion, Lineage, Member, State, Weight};
 use guideway::balance::hash::mix;
 use guideway::balance::key::KeySource;
-use guideway::balance::pool::{Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness, Timeouts};
+use guideway::balance::pool::{
+    Fill, Group, Listener, Pool, PoolId, Protocol, ProxyProtocol, Readiness, Timeouts,
+};
 use guideway::balance::routes::Match;
 use guideway::balance::seats::{Authority, Roster};
 use guideway::balance::snapshot::PoolSnapshot;
@@ -110,7 +112,7 @@ impl World {
                 group: group.into(),
                 name: name.as_str().into(),
                 address: ([192, 0, 2, 1], 80).into(),
-                protocol: Protocol::Http1,
+                http: HttpVersion::Http1,
             }),
             weight: Weight::ONE,
             state,
@@ -246,13 +248,14 @@ fn pool(seed: u64) -> Arc<Pool> {
         listeners: vec![Listener {
             name: "web".into(),
             port: 8080,
+            protocol: Protocol::Http,
             proxy_protocol: ProxyProtocol::Off,
             tls: None,
             matches: vec![Match::all()],
         }],
         groups: vec![
-            Group { name: "stable".into(), weight: 90, tls: None },
-            Group { name: "canary".into(), weight: canary, tls: None },
+            Group { name: "stable".into(), weight: 90, tls: None, introduction: None },
+            Group { name: "canary".into(), weight: canary, tls: None, introduction: None },
         ],
         table_size: Some(TABLE_SIZE),
         fill: if seed.is_multiple_of(5) { Fill::Paper } else { Fill::Seats },

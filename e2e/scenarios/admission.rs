@@ -18,6 +18,7 @@ fn edits() -> Vec<(&'static str, Value)> {
     let hash_on = |entry: Value| json!({"hashOn": [entry]});
     let mut edits = edits_of_listeners();
     edits.extend(edits_of_backends());
+    edits.extend(edits_of_protocols());
     edits.extend([
         ("/metadata/name", json!("Bad_Name")),
         ("/metadata/name", json!("a..b")),
@@ -148,6 +149,33 @@ fn edits_of_listeners() -> Vec<(&'static str, Value)> {
         ("/spec/listeners/0/protocol", Value::Null),
         ("/spec/listeners/0/protocol", json!("http")),
     ]
+}
+
+/// Fields of requests and connections, beside listeners that have none and beside such that have some.
+fn edits_of_protocols() -> Vec<(&'static str, Value)> {
+    let tls = json!({"serverName": "web.test", "ca": {"name": "a"}});
+    let mut edits = Vec::new();
+    for protocols in [&["TCP"][..], &["UDP"], &["TCP", "UDP"], &["UDP", "HTTP"]] {
+        let listener = |(index, protocol): (usize, &&str)| json!({"name": format!("l{index}"), "port": 80 + index, "protocol": protocol});
+        let listeners: Vec<Value> = protocols.iter().enumerate().map(listener).collect();
+        for (field, value) in [
+            ("timeouts", json!({"connect": "2s"})),
+            ("timeouts", json!({"request": "2s"})),
+            ("algorithm", json!({"hashOn": [{"type": "ClientIP"}, {"type": "Host"}]})),
+            ("protocol", json!("HTTP")),
+            ("tls", tls.clone()),
+            ("proxyProtocol", json!("V2")),
+            ("proxyProtocol", json!("Accept")),
+        ] {
+            let mut backend = json!({"name": "a", "endpoints": [{"address": "192.0.2.1", "port": 80}]});
+            let mut spec = json!({"listeners": listeners});
+            let of_spec = ["timeouts", "algorithm"].contains(&field);
+            (if of_spec { &mut spec } else { &mut backend })[field] = value;
+            spec["backends"] = json!([backend]);
+            edits.push(("/spec", spec));
+        }
+    }
+    edits
 }
 
 /// Addresses that are tried for an endpoint, likewise.

@@ -11,6 +11,7 @@ mod rollout;
 mod scale;
 mod serving;
 mod sharing;
+mod streams;
 mod upgrade;
 mod validation;
 
@@ -54,6 +55,12 @@ fn shared() -> Vec<Scenario> {
             Shared,
             120,
             "pools share a port by host and path, and one that asks for another's part is told whose it is"
+        ),
+        scenario!(
+            streams::bytes_and_datagrams_come_through,
+            Shared,
+            180,
+            "connections of TCP and flows of UDP come through whole, those of one client at one pod"
         ),
         scenario!(
             readiness::follows_a_readiness_flip,

@@ -45,7 +45,7 @@ fn spoiled() -> Vec<Spoiled> {
     vec![
         spoiled("/spec/listeners/0/port", json!(70_000), "spec.listeners[0].port", "65535"),
         spoiled("/spec/listeners", json!([]), "spec.listeners", "at least 1"),
-        spoiled("/spec/listeners/0/protocol", json!("HTTPS"), "spec.listeners[0]", "HTTPS needs tls"),
+        spoiled("/spec/listeners/0/protocol", json!("HTTPS"), "spec.listeners[0]", "HTTPS and TLS need tls"),
         spoiled(
             "/spec/listeners/0/tls",
             json!({"clientCA": {"name": "clients"}}),

@@ -1,7 +1,9 @@
 //! `guideway-testbed`: what the end-to-end tests put into pods: a demo backend that obeys the test,
 //! and a load generator that is asked for its report through the API server's pod proxy.
 
+mod carry;
 mod control;
+mod echo;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -27,6 +29,8 @@ enum Testbed {
     Load(LoadArgs),
     /// A watch on the certificates that some addresses show.
     Handshakes(HandshakesArgs),
+    /// A client of backends that echo; prints as JSON who answered. Exit 1 when anything was lost.
+    Carry(CarryArgs),
 }
 
 #[derive(Args)]
@@ -43,6 +47,16 @@ struct BackendArgs {
     /// Goes on serving for so long after SIGTERM, as an application with a preStop pause does.
     #[arg(long, default_value = "0s", value_parser = parse_duration)]
     linger: Duration,
+    /// Also gives back what it gets on the TCP and the UDP port of this number, behind a line with its name.
+    #[arg(long)]
+    echo: Option<u16>,
+}
+
+#[derive(Args)]
+struct CarryArgs {
+    /// Where to connect and send to.
+    #[arg(long = "target", required = true)]
+    targets: Vec<SocketAddr>,
 }
 
 #[derive(Args)]
@@ -99,6 +113,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Testbed::Backend(args) => backend(args).await,
         Testbed::Load(args) => load(args).await,
         Testbed::Handshakes(args) => handshakes(args).await,
+        Testbed::Carry(args) => carry(args).await,
     }
 }
 
@@ -109,6 +124,9 @@ async fn backend(args: BackendArgs) -> anyhow::Result<ExitCode> {
     let (handle, stop) = (backend.handle(), CancellationToken::new());
     handle.set_ready(!args.unready);
     println!("{} serves on {}", handle.name(), handle.address());
+    if let Some(port) = args.echo {
+        echo::start(&args.name, port).await?;
+    }
     let terminated = terminated()?;
     let serving = tokio::spawn(backend.serve(stop.clone()));
     terminated.cancelled().await;
@@ -145,6 +163,11 @@ async fn handshakes(args: HandshakesArgs) -> anyhow::Result<ExitCode> {
     let watched = Watched { addresses, name, roots, pause, timeout: Duration::from_secs(5) };
     let watch = Handshakes::start(watched, &terminated).context("--roots")?;
     control::serve_sightings(control, watch, terminated).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn carry(args: CarryArgs) -> anyhow::Result<ExitCode> {
+    println!("{}", carry::answers(&args.targets).await?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -59,13 +59,13 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Where it accepts connections.
     pub address: SocketAddr,
-    /// What it speaks there.
-    pub protocol: Protocol,
+    /// What requests are written in for it. Whatever else it is sent passes as it came.
+    pub http: HttpVersion,
 }
 
-/// What a backend speaks.
+/// The version of HTTP that a backend speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Protocol {
+pub enum HttpVersion {
     /// HTTP/1.1.
     #[default]
     Http1,

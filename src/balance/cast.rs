@@ -160,7 +160,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::assembly::Assembly;
-    use super::super::backend::{Backend, Lineage, Protocol, Weight};
+    use super::super::backend::{Backend, HttpVersion, Lineage, Weight};
     use super::super::key::KeySource;
     use super::super::pool::{Fill, Group, PoolId, Readiness, Timeouts};
     use super::super::seats::Authority;
@@ -172,7 +172,7 @@ mod tests {
 
     /// Of the groups `stable` and `canary`, with these weights.
     fn pool(stable: u16, canary: u16, fill: Fill) -> Arc<Pool> {
-        let group = |name: &str, weight| Group { name: name.into(), weight, tls: None };
+        let group = |name: &str, weight| Group { name: name.into(), weight, tls: None, introduction: None };
         Arc::new(Pool {
             id: PoolId::new("shop", "web"),
             created_ms: 0,
@@ -197,7 +197,7 @@ mod tests {
                 group: group.into(),
                 name: name.as_str().into(),
                 address: ([192, 0, 2, 1], 80).into(),
-                protocol: Protocol::Http1,
+                http: HttpVersion::Http1,
             }),
             weight: Weight::ONE,
             state,

@@ -42,14 +42,14 @@ pub trait RequestParts {
 
 /// The hash of the first source that the request has; without any, of the client's address.
 pub fn hash_of(sources: &[KeySource], request: &impl RequestParts) -> u64 {
-    sources.iter().find_map(|source| source.hash(request)).unwrap_or_else(|| ip_hash(request.client_ip()))
+    sources.iter().find_map(|source| source.hash(request)).unwrap_or_else(|| of_client(request.client_ip()))
 }
 
 impl KeySource {
     fn hash(&self, request: &impl RequestParts) -> Option<u64> {
         let bytes = |value: &[u8]| hash::stable(value, SEED);
         match self {
-            Self::ClientIp => Some(ip_hash(request.client_ip())),
+            Self::ClientIp => Some(of_client(request.client_ip())),
             Self::Header(name) => request.header(name).map(bytes),
             Self::Cookie(name) => cookie(request.header("cookie")?, name).map(bytes),
             Self::Query(name) => parameter(request.query()?, name).map(|value| bytes(value.as_bytes())),
@@ -59,8 +59,9 @@ impl KeySource {
     }
 }
 
+/// The hash of a client's address, which is all that connections and flows without requests have for a key.
 /// IPv4-mapped addresses hash as the IPv4 address they carry, so a dual-stack listener moves nobody.
-fn ip_hash(ip: IpAddr) -> u64 {
+pub fn of_client(ip: IpAddr) -> u64 {
     match ip.to_canonical() {
         IpAddr::V4(v4) => hash::stable(&v4.octets(), SEED),
         IpAddr::V6(v6) => hash::stable(&v6.octets(), SEED),

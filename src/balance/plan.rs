@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::assembly::{Assembly, table_size};
-use super::backend::{Backend, BackendId, Lineage, Member, Protocol, State, Weight};
+use super::backend::{Backend, BackendId, HttpVersion, Lineage, Member, State, Weight};
 use super::pool::{Fill, Pool};
 use super::seats::Authority;
 use super::snapshot::PoolSnapshot;
@@ -132,7 +132,7 @@ impl Theatre {
             group: group.clone(),
             name,
             address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            protocol: Protocol::Http1,
+            http: HttpVersion::Http1,
         };
         let lineage = Lineage {
             workload: Some(group.clone()),
@@ -328,7 +328,12 @@ mod tests {
             listeners: Vec::new(),
             groups: groups
                 .iter()
-                .map(|(name, weight, _)| Group { name: (*name).into(), weight: *weight, tls: None })
+                .map(|(name, weight, _)| Group {
+                    name: (*name).into(),
+                    weight: *weight,
+                    tls: None,
+                    introduction: None,
+                })
                 .collect(),
             table_size: Some(4093),
             fill: Fill::Seats,

@@ -42,8 +42,10 @@ impl fmt::Display for PoolId {
 pub struct Listener {
     /// Name within the pool.
     pub name: Arc<str>,
-    /// TCP port.
+    /// Number of the port.
     pub port: u16,
+    /// What is spoken there.
+    pub protocol: Protocol,
     /// How connections to the port begin.
     pub proxy_protocol: ProxyProtocol,
     /// The terms of TLS on it; none where nothing is encrypted.
@@ -53,20 +55,77 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// How connections to its port begin.
+    /// The port it opens.
+    pub fn port_id(&self) -> PortId {
+        self.protocol.port(self.port)
+    }
+
+    /// How its port is spoken on.
     pub fn manner(&self) -> Manner {
-        Manner { encrypted: self.tls.is_some(), proxy_protocol: self.proxy_protocol }
+        Manner { protocol: self.protocol, encrypted: self.tls.is_some(), proxy_protocol: self.proxy_protocol }
     }
 }
 
-/// How all connections of a port begin. It is settled before anybody knows which pool one is for, so pools that share
-/// a port agree on it.
+/// A port as the kernel tells ports apart: one number is two ports, of TCP and of UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PortId {
+    /// Of TCP.
+    Tcp(u16),
+    /// Of UDP.
+    Udp(u16),
+}
+
+impl PortId {
+    /// The number alone.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Tcp(number) | Self::Udp(number) => number,
+        }
+    }
+}
+
+impl fmt::Display for PortId {
+    /// TCP is what everybody means who says no more than a number.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(number) => number.fmt(f),
+            Self::Udp(number) => write!(f, "{number}/UDP"),
+        }
+    }
+}
+
+/// How a port is spoken on. It is settled before anybody knows which pool a connection is for, so pools that share a
+/// port agree on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Manner {
-    /// Whether they speak TLS.
+    /// What is spoken, within TLS where that is.
+    pub protocol: Protocol,
+    /// Whether connections speak TLS.
     pub encrypted: bool,
     /// Whether a header of the PROXY protocol comes first.
     pub proxy_protocol: ProxyProtocol,
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP: each request finds its backend.
+    #[default]
+    Http,
+    /// Any protocol over TCP: each connection finds its backend.
+    Tcp,
+    /// Any protocol over UDP: each flow, the datagrams of one client's address and port, finds its backend.
+    Udp,
+}
+
+impl Protocol {
+    /// The port of this number on which it is spoken.
+    pub fn port(self, number: u16) -> PortId {
+        match self {
+            Self::Http | Self::Tcp => PortId::Tcp(number),
+            Self::Udp => PortId::Udp(number),
+        }
+    }
 }
 
 /// Whether connections begin with a header of the PROXY protocol, which says where they come from.
@@ -90,6 +149,17 @@ pub struct Group {
     pub weight: u16,
     /// How connections to its backends are encrypted, if they are.
     pub tls: Option<Arc<BackendTls>>,
+    /// The version of the PROXY protocol that they begin with, if they do.
+    pub introduction: Option<ProxyVersion>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How the Maglev table is filled.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::assignment::Assignment;
 use super::backend::{Backend, BackendId, State};
 use super::key::{self, RequestParts};
-use super::pool::{Manner, Pool, PoolId};
+use super::pool::{Manner, Pool, PoolId, PortId};
 use super::routes::{HostPattern, Match, Routes};
 use super::tls::TlsTerms;
 
@@ -17,16 +17,16 @@ pub struct Snapshot {
     /// Counts up with every publish of this process; local, not part of any digest.
     pub generation: u64,
     pools: BTreeMap<PoolId, Arc<PoolSnapshot>>,
-    ports: BTreeMap<u16, Port>,
+    ports: BTreeMap<PortId, Port>,
 }
 
 /// How each port is shared out among pools.
-pub type Shares = BTreeMap<u16, PortShares>;
+pub type Shares = BTreeMap<PortId, PortShares>;
 
 /// How one port is shared out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortShares {
-    /// How its connections begin.
+    /// How it is spoken on.
     pub manner: Manner,
     /// The terms of TLS, where it is spoken.
     pub tls: Option<PortTls>,
@@ -46,7 +46,7 @@ pub struct PortTls {
 /// What is served on one port.
 #[derive(Debug)]
 pub struct Port {
-    /// How its connections begin.
+    /// How it is spoken on.
     pub manner: Manner,
     /// The terms of TLS, where it is spoken.
     pub tls: Option<PortTls>,
@@ -58,23 +58,23 @@ impl Snapshot {
     /// A snapshot of `pools`; `shares` says which of them answers for what.
     pub fn new(generation: u64, pools: BTreeMap<PoolId, Arc<PoolSnapshot>>, shares: &Shares) -> Self {
         let route = |(matched, id): (&Match, &PoolId)| Some((matched.clone(), pools.get(id)?.clone()));
-        let port = |(number, shares): (&u16, &PortShares)| {
+        let port = |(id, shares): (&PortId, &PortShares)| {
             let routes: Routes<_> = shares.owners.iter().filter_map(route).collect();
             let is_served = routes.targets().next().is_some();
-            is_served.then_some((*number, Port { manner: shares.manner, tls: shares.tls.clone(), routes }))
+            is_served.then_some((*id, Port { manner: shares.manner, tls: shares.tls.clone(), routes }))
         };
         let ports = shares.iter().filter_map(port).collect();
         Self { generation, pools, ports }
     }
 
     /// The pool that answers on `port` for a path of a host; the host as the client names it, without its port.
-    pub fn route(&self, port: u16, host: Option<&str>, path: &str) -> Option<&Arc<PoolSnapshot>> {
+    pub fn route(&self, port: PortId, host: Option<&str>, path: &str) -> Option<&Arc<PoolSnapshot>> {
         self.ports.get(&port)?.routes.find(host, path)
     }
 
     /// The ports to listen on, ascending, and what is served there.
-    pub fn ports(&self) -> impl Iterator<Item = (u16, &Port)> {
-        self.ports.iter().map(|(number, port)| (*number, port))
+    pub fn ports(&self) -> impl Iterator<Item = (PortId, &Port)> {
+        self.ports.iter().map(|(id, port)| (*id, port))
     }
 
     /// All pools, by id.

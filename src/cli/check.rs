@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::say;
 use crate::app;
-use crate::balance::pool::Pool;
+use crate::balance::pool::{Pool, PortId};
 use crate::settings;
 use crate::source::file::inspection::{self, Inspection};
 use crate::source::reach::Target;
@@ -37,7 +37,7 @@ pub(super) struct Flags {
 
 impl Flags {
     /// The port of `guideway run` itself.
-    fn own_port(&self) -> Option<u16> {
+    fn own_port(&self) -> Option<PortId> {
         app::own_port(self.metrics_address, self.listen_address)
     }
 }
@@ -68,7 +68,7 @@ fn report(inspection: &Inspection) -> Result<String, fmt::Error> {
 }
 
 fn summary(pool: &Pool) -> String {
-    let ports: Vec<String> = pool.listeners.iter().map(|it| it.port.to_string()).collect();
+    let ports: Vec<String> = pool.listeners.iter().map(|it| it.port_id().to_string()).collect();
     let backends: Vec<&str> = pool.groups.iter().map(|it| &*it.name).collect();
     format!("pool {} on port {} to {}", pool.id, ports.join(", "), backends.join(", "))
 }
@@ -92,9 +92,9 @@ mod tests {
     #[test]
     fn the_metrics_port_is_that_of_run() {
         let own = |arguments| flags(arguments).unwrap().own_port();
-        assert_eq!(own("check a.yaml"), Some(9901));
-        assert_eq!(own("check a.yaml --standalone"), Some(9901));
-        assert_eq!(own("check a.yaml --metrics-address 127.0.0.1:9000"), Some(9000));
+        assert_eq!(own("check a.yaml"), Some(PortId::Tcp(9901)));
+        assert_eq!(own("check a.yaml --standalone"), Some(PortId::Tcp(9901)));
+        assert_eq!(own("check a.yaml --metrics-address 127.0.0.1:9000"), Some(PortId::Tcp(9000)));
         assert_eq!(own("check a.yaml --metrics-address 127.0.0.1:9000 --listen-address 192.0.2.1"), None);
     }
 

@@ -9,11 +9,11 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::backend::{Backend, BackendProtocol, Endpoint, Introduction, ServiceRef};
 use super::duration::{self, DurationText};
+pub use super::listener::{Listener, Protocol, ProxyProtocol};
 pub use super::port::PortRef;
-use super::rules;
 use super::status::LoadBalancerPoolStatus;
-use super::tls::{BackendTls, ListenerTls};
 
 /// Spec is the traffic a pool accepts, the backends that serve it, and how each request finds its backend.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +74,32 @@ use super::tls::{BackendTls, ListenerTls};
     )
 )]
 #[serde(rename_all = "camelCase")]
+// What is said of requests is refused where there are none, and what is said of connections where there are only
+// datagrams: a field that does nothing would be taken for one that works.
+#[x_kube(validation = Rule::new("self.listeners.exists(l, l.protocol in ['HTTP', 'HTTPS']) || \
+         !has(self.algorithm) || self.algorithm.hashOn.all(h, h.type == 'ClientIP')")
+    .field_path(".algorithm.hashOn")
+    .message("no listener has requests, and connections and datagrams have no headers, cookies, query, path or host: \
+              leave hashOn out, or use ClientIP alone"))]
+#[x_kube(validation = Rule::new("self.listeners.exists(l, l.protocol in ['HTTP', 'HTTPS']) || \
+         !has(self.timeouts) || self.timeouts.request == '30s'")
+    .field_path(".timeouts.request")
+    .message("no listener has requests that it could limit: leave it out"))]
+#[x_kube(validation = Rule::new("self.listeners.exists(l, l.protocol in ['HTTP', 'HTTPS']) || \
+         self.backends.all(b, !has(b.protocol))")
+    .field_path(".backends")
+    .message("no listener has requests that protocol could be for, and all else passes as it came: leave protocol out"))]
+#[x_kube(validation = Rule::new("self.listeners.exists(l, l.protocol != 'UDP') || !has(self.timeouts) || \
+         self.timeouts.connect == '1s'")
+    .field_path(".timeouts.connect")
+    .message("datagrams are sent without a connection that it could limit: leave it out"))]
+#[x_kube(validation = Rule::new("!self.listeners.exists(l, l.protocol == 'UDP') || self.backends.all(b, !has(b.tls))")
+    .field_path(".backends")
+    .message("tls is for connections, and datagrams would go out in the clear: give listeners of UDP a pool without tls"))]
+#[x_kube(validation = Rule::new(
+        "!self.listeners.exists(l, l.protocol == 'UDP') || self.backends.all(b, b.proxyProtocol == 'Off')")
+    .field_path(".backends")
+    .message("proxyProtocol is for connections, which datagrams have none of: give listeners of UDP a pool without it"))]
 // A size that is too large for any pool is told once, at its own field.
 #[x_kube(validation = Rule::new(
         "!has(self.algorithm) || !has(self.algorithm.tableSize) || self.algorithm.tableSize > 16777213 || \
@@ -83,10 +109,12 @@ pub struct LoadBalancerPoolSpec {
     /// Listeners are the ports the pool opens on every Guideway replica. Pools may share a port: the host of a
     /// request decides, then its path. The pool that has a host and path of a port
     /// keeps it, of two that come at once the older one; the other says so in its conditions, and an edit that asks
-    /// for it leaves the earlier spec in force.
+    /// for it leaves the earlier spec in force. A port without requests, of protocol TCP or UDP, belongs to one pool.
+    /// The same number may be opened once for UDP and once for the other protocols.
     #[schemars(length(min = 1, max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    #[x_kube(validation = Rule::new("self.all(l, self.exists_one(m, m.port == l.port))")
+    #[x_kube(validation = Rule::new(
+        "self.all(l, self.exists_one(m, m.port == l.port && (m.protocol == 'UDP') == (l.protocol == 'UDP')))")
         .message("every listener needs a port of its own: give each of them another port, or name the hosts and \
                   paths of both in one"))]
     pub listeners: Vec<Listener>,
@@ -114,166 +142,10 @@ pub struct LoadBalancerPoolSpec {
     #[serde(default)]
     pub timeouts: Timeouts,
 
-    /// AccessLog asks for a line in the access log for requests of the pool. Without it there is none.
+    /// AccessLog asks for a line in the access log for requests of the pool, and for connections and flows of its TCP,
+    /// TLS and UDP listeners as they end. Without it there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLog>,
-}
-
-/// A port the pool opens.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.protocol != 'HTTPS' || has(self.tls)")
-    .message("HTTPS needs tls: name a Secret with the certificate in tls.secretRefs"))]
-#[x_kube(validation = Rule::new("self.protocol == 'HTTPS' || !has(self.tls)")
-    .message("tls is for HTTPS: set protocol to HTTPS, or leave tls out"))]
-pub struct Listener {
-    /// Name of the listener, unique within the pool.
-    #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::label())]
-    pub name: String,
-
-    /// Port is the TCP port that is opened, 1 to 65535.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
-
-    /// Protocol spoken on the port. HTTP is HTTP/1.1 without TLS, HTTPS is HTTP within TLS.
-    #[serde(default)]
-    pub protocol: Protocol,
-
-    /// Tls says which certificates the port shows and what it asks of its clients, where the protocol is HTTPS.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<ListenerTls>,
-
-    /// ProxyProtocol says whether connections begin with a header of the PROXY protocol, version 1 or 2, in which a
-    /// balancer before Guideway tells who the client is. Off takes none; Accept takes connections with and without,
-    /// so that whoever can connect can claim any address; Require takes none without. It is the same for all pools
-    /// that share the port.
-    #[serde(default)]
-    pub proxy_protocol: ProxyProtocol,
-
-    /// Hostnames are the hosts whose requests the pool takes on this port: a name, or *. and a name for all names
-    /// below it. All hosts, where there are none. The most specific one decides among pools.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
-    #[schemars(inner(length(min = 1, max = 253)), transform = rules::hostnames)]
-    pub hostnames: Vec<String>,
-
-    /// Paths are the prefixes of the paths whose requests the pool takes, by whole segments: /api is for /api and
-    /// /api/x and not for /apis. All paths, where there are none. The longest one decides among pools.
-    /// A letter, a digit, -, ., _ and ~ are the same encoded, here as in requests.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
-    #[schemars(inner(length(min = 1, max = 1024)), transform = rules::paths)]
-    pub paths: Vec<String>,
-}
-
-/// What is spoken on a port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Protocol {
-    /// HTTP/1.1 without TLS.
-    #[default]
-    HTTP,
-    /// HTTP within TLS.
-    HTTPS,
-}
-
-/// Whether connections begin with a header of the PROXY protocol.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ProxyProtocol {
-    /// They do not.
-    #[default]
-    Off,
-    /// They may.
-    Accept,
-    /// They must.
-    Require,
-}
-
-/// A named share of the pool's traffic.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.service) != has(self.endpoints)")
-    .message("set exactly one of service and endpoints"))]
-pub struct Backend {
-    /// Name of the backend, unique within the pool. Metrics and status carry it.
-    #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::label())]
-    pub name: String,
-
-    /// Weight of the backend relative to the pool's other backends, 0 to 10000. A backend takes its weight
-    /// divided by the sum of all weights, however many endpoints it has. 0 takes no traffic.
-    #[serde(default = "one")]
-    #[schemars(range(min = 0, max = 10000))]
-    pub weight: u16,
-
-    /// Protocol that the endpoints speak, HTTP (HTTP/1.1) or H2C (HTTP/2 from the first byte on, as gRPC has it; within
-    /// TLS where tls is set). When it is absent, the appProtocol of the Service's port decides: kubernetes.io/h2c, h2c and grpc mean H2C, and all else HTTP.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<BackendProtocol>,
-
-    /// Service whose endpoints serve this share. It lies in the pool's namespace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub service: Option<ServiceRef>,
-
-    /// Endpoints lists fixed addresses that serve this share. They count as ready.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["address", "port"]))]
-    pub endpoints: Option<Vec<Endpoint>>,
-
-    /// Tls encrypts the connections to the backend's endpoints and says by whose word these are believed. Without it
-    /// nothing is encrypted. An endpoint that cannot prove who it is gets no request.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<BackendTls>,
-}
-
-/// What a backend's endpoints speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum BackendProtocol {
-    /// HTTP/1.1.
-    HTTP,
-    /// HTTP/2, from the first byte on.
-    H2C,
-}
-
-/// A Service and one of its ports.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ServiceRef {
-    /// Name of a Service in the pool's namespace. Its cluster IP is not used: requests go to the pods.
-    #[schemars(length(min = 1, max = 63))]
-    #[x_kube(validation = rules::label())]
-    pub name: String,
-
-    /// Port of the Service, by number or by name.
-    pub port: PortRef,
-}
-
-/// A fixed address that serves requests.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Endpoint {
-    /// Address is an IPv4 or IPv6 address in its canonical form, such as 192.0.2.10 or 2001:db8::10. In a cluster
-    /// it is neither loopback nor link-local: that would be Guideway's own pod or node.
-    #[schemars(length(min = 2, max = 45))]
-    #[x_kube(validation = Rule::new(
-            "isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLoopback() || ip(self).isLinkLocalUnicast())")
-        .message("address is no IP address of a host: write one such as 192.0.2.10 or 2001:db8::10, not a host name"))]
-    #[x_kube(validation = Rule::new("!isIP(self) || ip.isCanonical(self)")
-        .message("address is not in its canonical form: write it in small letters and as short as it gets, such as 2001:db8::10"))]
-    #[x_kube(validation = rules::in_a_cluster(
-        "!isIP(self) || !(ip(self).isLoopback() || ip(self).isLinkLocalUnicast())", None,
-        "this address means Guideway's own pod or node: in a cluster write one that is the same from everywhere"))]
-    pub address: String,
-
-    /// Port the endpoint listens on, 1 to 65535.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
-
-    /// Weight of the endpoint relative to the backend's other endpoints, 1 to 10000.
-    #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 10000))]
-    pub weight: u16,
 }
 
 /// How a request finds its backend.
@@ -305,7 +177,8 @@ pub struct Algorithm {
     pub fill: Fill,
 
     /// HashOn lists what a request's key is made of; the first entry that the request has decides. A request with
-    /// none of them is keyed by its client's address.
+    /// none of them is keyed by its client's address, and so are the connections and flows of TCP, TLS and UDP
+    /// listeners; a pool that has no others takes ClientIP alone.
     #[serde(default = "client_ip")]
     #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub hash_on: Vec<HashOn>,
@@ -389,8 +262,9 @@ pub struct Health {
     #[serde(default)]
     pub readiness: Readiness,
 
-    /// DrainTimeout is how long requests in flight may go on at an endpoint that left the pool, up to 24h. 0s ends
-    /// them at once.
+    /// DrainTimeout is how long requests in flight and connections of TCP listeners may go on at an endpoint that left
+    /// the pool, up to 24h. 0s ends them at once. A flow of UDP goes on at one that terminates. With its next datagram
+    /// it leaves one that is gone, or that is not ready and has not answered for 5 seconds.
     #[serde(default = "drain_timeout")]
     #[x_kube(validation = duration::limit("duration(self) <= duration('24h')", "drainTimeout is at most 24h"))]
     pub drain_timeout: DurationText,
@@ -416,7 +290,7 @@ pub struct Timeouts {
         "duration(self) >= duration('1ms') && duration(self) <= duration('5m')", "connect is 1ms to 5m"))]
     pub connect: DurationText,
 
-    /// Request is how long the head of a response may take from the last byte of its request on, all tries at
+    /// Request is how long the head of an HTTP response may take from the last byte of its request on, all tries at
     /// endpoints included, up to 24h. 0s sets no limit.
     #[serde(default = "request_timeout")]
     #[x_kube(validation = duration::limit(
@@ -424,12 +298,11 @@ pub struct Timeouts {
     pub request: DurationText,
 }
 
-/// Which requests get a line in the access log.
+/// Which requests, connections and flows get a line in the access log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccessLog {
-    /// Sample is the share of the requests that get a line, 0 to 1: 1 is all of them, 0.01 one of a hundred, chosen
-    /// at random.
+    /// Sample is the share of them that get a line, 0 to 1: 1 is all of them, 0.01 one of a hundred, chosen at random.
     #[serde(default = "all")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub sample: f64,
@@ -451,10 +324,6 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self { connect: connect_timeout(), request: request_timeout() }
     }
-}
-
-fn one() -> u16 {
-    1
 }
 
 fn all() -> f64 {

@@ -98,7 +98,7 @@ fn listeners(
                 ("pool", &*pool.pool.id.name),
                 ("listener", &*listener.name),
             ];
-            let is_bound = ports.get(&listener.port) == Some(&BindState::Bound);
+            let is_bound = ports.get(&listener.port_id()) == Some(&BindState::Bound);
             ConstGauge::<u64>::new(is_bound.into()).encode(series.encode_family(&labels)?)?;
         }
     }
@@ -149,9 +149,9 @@ mod tests {
 
     use super::*;
     use crate::balance::assembly::Assembly;
-    use crate::balance::backend::{Backend, Lineage, Member, Protocol, State, Weight};
+    use crate::balance::backend::{Backend, HttpVersion, Lineage, Member, State, Weight};
     use crate::balance::key::KeySource;
-    use crate::balance::pool::{Fill, Group, Listener, ProxyProtocol, Readiness, Timeouts};
+    use crate::balance::pool::{Fill, Group, Listener, PortId, Protocol, ProxyProtocol, Readiness, Timeouts};
     use crate::balance::routes::Match;
     use crate::balance::seats::Authority;
     use crate::balance::tls::{BackendTls, CaBundle, Certificate, TlsTerms, TlsVersion, Validity};
@@ -165,7 +165,12 @@ mod tests {
             listeners: Vec::new(),
             groups: groups
                 .iter()
-                .map(|(name, weight)| Group { name: (*name).into(), weight: *weight, tls: None })
+                .map(|(name, weight)| Group {
+                    name: (*name).into(),
+                    weight: *weight,
+                    tls: None,
+                    introduction: None,
+                })
                 .collect(),
             table_size: Some(251),
             fill: Fill::Seats,
@@ -183,7 +188,7 @@ mod tests {
             group: group.into(),
             name: name.into(),
             address: "192.0.2.1:80".parse().unwrap(),
-            protocol: Protocol::Http1,
+            http: HttpVersion::Http1,
         };
         let weight = Weight::new(weight).unwrap();
         Member { backend: Arc::new(backend), weight, state, lineage: Lineage::default() }
@@ -234,7 +239,14 @@ mod tests {
         let terms = TlsTerms { certificates, min_version: TlsVersion::V12, client_ca: None };
         for (name, tls) in [("web", None), ("secure", Some(Arc::new(terms)))] {
             let (proxy_protocol, matches) = (ProxyProtocol::Off, vec![Match::all()]);
-            pool.listeners.push(Listener { name: name.into(), port: 8443, proxy_protocol, tls, matches });
+            pool.listeners.push(Listener {
+                name: name.into(),
+                port: 8443,
+                protocol: Protocol::Http,
+                proxy_protocol,
+                tls,
+                matches,
+            });
         }
         for (group, identity) in pool.groups.iter_mut().zip([Some(certificate(50)), None]) {
             let server_name = ServerName::try_from("web.test").unwrap();
@@ -276,6 +288,7 @@ mod tests {
         let listener = |name: &str, port| Listener {
             name: name.into(),
             port,
+            protocol: Protocol::Http,
             proxy_protocol: ProxyProtocol::Off,
             tls: None,
             matches: vec![Match::all()],
@@ -286,7 +299,7 @@ mod tests {
         let pools = BTreeMap::from([(pool.id.clone(), built.snapshot)]);
         publisher.publish(Snapshot::new(1, pools, &BTreeMap::new()));
         let failed = BindState::Failed { reason: "it is taken".into() };
-        ports.report([(80, BindState::Bound), (81, failed)].into());
+        ports.report([(PortId::Tcp(80), BindState::Bound), (PortId::Tcp(81), failed)].into());
         let text = Metrics::new(reader, bindings).scrape().unwrap();
         for (name, value) in [("a", 1), ("b", 0), ("c", 0)] {
             let line = format!(

@@ -116,7 +116,7 @@ labels! {
 }
 
 labels! {
-    /// Why Guideway answered in the place of a backend.
+    /// Why no backend's answer came: Guideway answered a request in its place, or ended a connection or flow.
     RescueReason {
         /// The request breaks a rule of HTTP or one of ours.
         BadRequest = "bad_request",
@@ -150,21 +150,26 @@ labels! {
         Overloaded = "overloaded",
         /// The backend did not answer in time.
         Timeout = "timeout",
-        /// The backend left and its time to finish is over.
+        /// The backend left, or the process ends, and the time to finish is over.
         Drained = "drained",
-        /// The response broke off after its head was sent; the client's connection or stream was reset.
+        /// The backend broke off in the middle of a response or of a connection of TCP; the client's connection or stream
+        /// was reset.
         Truncated = "truncated",
+        /// Nothing moved on a connection of TCP for too long.
+        Idle = "idle",
         /// The client went away before the response was complete.
         ClientGone = "client_gone",
     }
 }
 
 labels! {
-    /// The limit that a refused connection met.
+    /// The limit that a refused connection or flow met.
     Refusal {
         /// Connections of the whole process.
         Total = "total",
-        /// Connections of one client address.
+        /// Flows of UDP of the whole process.
+        Flows = "flows",
+        /// Connections or flows of one client address.
         Client = "client",
         /// Memory of the process.
         Memory = "memory",
@@ -191,12 +196,16 @@ pub struct PoolMeters {
     pub upstream_duration: Histogram,
     /// Requests that are being answered.
     pub active_requests: Gauge,
-    /// Open client connections.
+    /// Open client connections, and flows of UDP.
     pub connections: Gauge,
     /// Bytes read from clients.
     pub received: Meter,
     /// Bytes written to clients.
     pub sent: Meter,
+    /// Datagrams of clients that went to a backend.
+    pub datagrams_received: Meter,
+    /// Datagrams of backends that went to a client.
+    pub datagrams_sent: Meter,
 }
 
 const CODE_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -310,6 +319,9 @@ impl Collects for Collector {
         process_counters(encoder, &self.meters)?;
         counters(encoder, family::BYTES, &pools, "direction", &["received", "sent"], |set, at| {
             [&set.received, &set.sent][at].get()
+        })?;
+        counters(encoder, family::DATAGRAMS, &pools, "direction", &["received", "sent"], |set, at| {
+            [&set.datagrams_received, &set.datagrams_sent][at].get()
         })?;
         counters(encoder, family::RETRIES, &pools, "reason", RetryReason::LABELS, |set, at| {
             set.retries[at].get()

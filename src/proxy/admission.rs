@@ -1,6 +1,6 @@
-//! Owns who may connect: the count of client connections, in all and by address, and how short of memory the process
-//! is. It is all that workers share besides the snapshot, and is touched when a connection opens or closes and once
-//! per tick, never for a request.
+//! Owns who may connect: the counts of client connections and of flows of UDP, in all and by address, and how short of
+//! memory the process is. It is all that workers share besides the snapshot, and is touched when a connection or flow
+//! begins or ends and once per tick, never for a request or datagram.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,20 +15,27 @@ use crate::metrics::Refusal;
 /// Locks over the counts by address, so that workers that accept at once rarely meet.
 const SHARDS: usize = 16;
 
-/// The counts of the process.
+/// Who is there in the whole process.
 #[derive(Debug)]
 pub(super) struct Admission {
     pub(super) pressure: Pressure,
+    connections: Arc<Count>,
+    flows: Arc<Count>,
+}
+
+/// How many there are of one kind.
+#[derive(Debug)]
+struct Count {
     most: usize,
     most_per_client: usize,
     open: AtomicUsize,
     by_client: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
 }
 
-/// A connection that is counted until this is dropped.
+/// A connection or flow that is counted until this is dropped.
 #[derive(Debug)]
 pub(super) struct Ticket {
-    admission: Arc<Admission>,
+    count: Arc<Count>,
     client: IpAddr,
 }
 
@@ -36,24 +43,47 @@ impl Admission {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
             pressure: Pressure::default(),
-            most: limits.connections,
-            most_per_client: limits.connections_per_client,
-            open: AtomicUsize::new(0),
-            by_client: Default::default(),
+            connections: Count::new(limits.connections, limits.connections_per_client),
+            flows: Count::new(limits.flows, limits.flows_per_client),
         })
     }
 
     /// Counts a new connection of `client`, or says which limit it meets.
-    pub(super) fn enter(self: &Arc<Self>, client: IpAddr) -> Result<Ticket, Refusal> {
+    pub(super) fn enter(&self, client: IpAddr) -> Result<Ticket, Refusal> {
+        self.admit(&self.connections, client, Refusal::Total)
+    }
+
+    /// Counts a new flow of `client`, or says which limit it meets.
+    pub(super) fn enter_flow(&self, client: IpAddr) -> Result<Ticket, Refusal> {
+        self.admit(&self.flows, client, Refusal::Flows)
+    }
+
+    /// Whether half of all flows that there may be are there.
+    pub(super) fn is_crowded_with_flows(&self) -> bool {
+        self.flows.open.load(Relaxed) >= self.flows.most.div_ceil(2)
+    }
+
+    fn admit(&self, count: &Arc<Count>, client: IpAddr, full: Refusal) -> Result<Ticket, Refusal> {
         if self.pressure.level() == Level::Shedding {
             return Err(Refusal::Memory);
         }
+        count.enter(client, full)
+    }
+}
+
+impl Count {
+    fn new(most: usize, most_per_client: usize) -> Arc<Self> {
+        let (open, by_client) = (AtomicUsize::new(0), Default::default());
+        Arc::new(Self { most, most_per_client, open, by_client })
+    }
+
+    fn enter(self: &Arc<Self>, client: IpAddr, full: Refusal) -> Result<Ticket, Refusal> {
         if self.open.fetch_add(1, Relaxed) >= self.most {
             self.open.fetch_sub(1, Relaxed);
-            return Err(Refusal::Total);
+            return Err(full);
         }
         match self.join(client) {
-            Ok(()) => Ok(Ticket { admission: self.clone(), client }),
+            Ok(()) => Ok(Ticket { count: self.clone(), client }),
             Err(limit) => {
                 self.open.fetch_sub(1, Relaxed);
                 Err(limit)
@@ -99,16 +129,16 @@ impl Ticket {
         if client == self.client {
             return Ok(());
         }
-        self.admission.join(client)?;
-        self.admission.leave(std::mem::replace(&mut self.client, client));
+        self.count.join(client)?;
+        self.count.leave(std::mem::replace(&mut self.client, client));
         Ok(())
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.admission.open.fetch_sub(1, Relaxed);
-        self.admission.leave(self.client);
+        self.count.open.fetch_sub(1, Relaxed);
+        self.count.leave(self.client);
     }
 }
 
@@ -141,6 +171,20 @@ mod tests {
     }
 
     #[test]
+    fn flows_keep_nobody_out_who_connects() {
+        let limits = Limits { flows: 3, flows_per_client: 2, ..Limits::for_descriptors(100) };
+        let admission = Admission::new(&limits);
+        let _one = admission.enter_flow(ADA).unwrap();
+        assert!(!admission.is_crowded_with_flows());
+        let _two = admission.enter_flow(ADA).unwrap();
+        assert!(admission.is_crowded_with_flows());
+        assert_eq!(admission.enter_flow(ADA).unwrap_err(), Refusal::Client);
+        let _three = admission.enter_flow(BOB).unwrap();
+        assert_eq!(admission.enter_flow(BOB).unwrap_err(), Refusal::Flows);
+        assert!(admission.enter(ADA).is_ok());
+    }
+
+    #[test]
     fn a_connection_counts_for_whom_it_was_opened() {
         let admission = admission(3, 1);
         let mut first = admission.enter(ADA).unwrap();
@@ -151,15 +195,15 @@ mod tests {
         drop(first);
         second.transfer(BOB).unwrap();
         drop((second, admission.enter(ADA).unwrap()));
-        assert_eq!(admission.open.load(Relaxed), 0);
-        assert!(admission.by_client.iter().all(|shard| shard.lock().unwrap().is_empty()));
+        assert_eq!(admission.connections.open.load(Relaxed), 0);
+        assert!(admission.connections.by_client.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 
     #[test]
     fn clients_that_left_leave_nothing_behind() {
         let admission = admission(3, 3);
         drop(admission.enter(ADA).unwrap());
-        assert_eq!(admission.open.load(Relaxed), 0);
-        assert!(admission.by_client.iter().all(|shard| shard.lock().unwrap().is_empty()));
+        assert_eq!(admission.connections.open.load(Relaxed), 0);
+        assert!(admission.connections.by_client.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 }

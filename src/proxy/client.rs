@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use super::headers::{self, Scheme};
 use super::http1::RequestHead;
+use super::introduction::Introduction;
 use super::limits::Limits;
 use super::trust::{self, Hearsay, Network};
 use super::upstream::Slot;
 use super::view::Home;
+use crate::balance::pool::PortId;
 use crate::balance::tls::CaBundle;
 
 /// What a client connection is doing.
@@ -33,7 +35,7 @@ pub(super) enum Phase {
     Waiting,
     /// Receiving the response.
     Download,
-    /// Speaking another protocol with the backend.
+    /// Exchanging bytes with the backend that are nothing to us, or waiting for a backend to do so.
     Tunnel,
     /// Told that we close; what it still sends is thrown away.
     Linger,
@@ -69,7 +71,7 @@ pub(super) enum Expiry {
 /// One client connection, or one stream of such, seen from the task that serves it and from its worker's tick.
 #[derive(Debug)]
 pub(super) struct Client {
-    pub(super) port: u16,
+    pub(super) port: PortId,
     /// Of a stream: the connection it came on.
     connection: Option<Rc<Client>>,
     /// Of a connection of HTTP/2: its streams, some of which may be gone.
@@ -77,8 +79,10 @@ pub(super) struct Client {
     ip: Cell<IpAddr>,
     /// Who signed the certificate that it had to show.
     client_ca: OnceCell<Arc<CaBundle>>,
-    /// Of its end of the connection, if that end is its own.
+    /// Of its end of the connection, if that is known.
     own_port: Cell<Option<NonZeroU16>>,
+    /// The address that it connected to, once somebody asked for it.
+    target: Cell<Option<SocketAddr>>,
     /// The lines that tell backends about it.
     forwarded: RefCell<Rc<[u8]>>,
     scheme: Cell<Scheme>,
@@ -115,10 +119,17 @@ pub(super) struct Carried {
     ahead: u64,
 }
 
+impl Carried {
+    /// So many, and nothing ahead.
+    pub(super) fn of(received: u64, sent: u64) -> Self {
+        Self { received, sent, ahead: 0 }
+    }
+}
+
 impl Client {
     pub(super) fn new(
         peer: SocketAddr,
-        port: u16,
+        port: PortId,
         home: Rc<Home>,
         clock: Rc<Cell<Instant>>,
         trusted: Rc<[Network]>,
@@ -135,6 +146,7 @@ impl Client {
         stream.client_ca = self.client_ca.clone();
         stream.scheme = self.scheme.clone();
         stream.forwarded = self.forwarded.clone();
+        stream.target = self.target.clone();
         let stream = Rc::new(stream);
         self.streams.borrow_mut().push(Rc::downgrade(&stream));
         stream
@@ -142,7 +154,7 @@ impl Client {
 
     fn make(
         peer: SocketAddr,
-        port: u16,
+        port: PortId,
         home: Rc<Home>,
         clock: Rc<Cell<Instant>>,
         trusted: Rc<[Network]>,
@@ -156,6 +168,7 @@ impl Client {
             streams: RefCell::default(),
             ip: Cell::new(ip),
             own_port: Cell::new(NonZeroU16::new(peer.port())),
+            target: Cell::new(None),
             client_ca: OnceCell::new(),
             forwarded: RefCell::new(headers::forwarded(ip, Scheme::Http)),
             scheme: Cell::new(Scheme::Http),
@@ -184,17 +197,31 @@ impl Client {
         self.ip.get()
     }
 
-    /// The port of its end of the connection. Unknown behind a balancer that told us who the client is.
+    /// The port of its end of the connection. Unknown behind a balancer that told us who the client is without it.
     pub(super) fn own_port(&self) -> Option<NonZeroU16> {
         self.own_port.get()
     }
 
     /// A balancer before us says that it is another one. To be called before `secure`, as that comes later.
-    pub(super) fn identify(&self, ip: IpAddr) {
+    pub(super) fn identify(&self, source: SocketAddr) {
+        let ip = source.ip();
         self.ip.set(ip);
-        self.own_port.set(None);
+        self.own_port.set(NonZeroU16::new(source.port()));
         self.is_trusted.set(trust::is_trusted(ip, &self.trusted));
         *self.forwarded.borrow_mut() = headers::forwarded(ip, Scheme::Http);
+    }
+
+    /// It connected to this address, which is asked for once.
+    pub(super) fn came_to(&self, target: impl FnOnce() -> Option<SocketAddr>) {
+        if self.target.get().is_none() {
+            self.target.set(target());
+        }
+    }
+
+    /// What a backend is told of its connection where that begins with it. After `came_to`.
+    pub(super) fn introduction(&self) -> Introduction {
+        let source = SocketAddr::new(self.ip(), self.own_port().map_or(0, Into::into));
+        Introduction::new(source, self.target.get())
     }
 
     /// It speaks TLS, and showed a certificate signed by one of `client_ca` where it was asked for one.

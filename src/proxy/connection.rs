@@ -23,6 +23,7 @@ use super::service;
 use super::socket::{ClientSocket, Inbox};
 use super::view::{Home, PoolView, View};
 use super::worker::Worker;
+use crate::balance::pool::Protocol;
 
 /// One connection of a client.
 pub(super) struct Connection {
@@ -85,6 +86,7 @@ pub(super) async fn serve(
     stream: TcpStream,
     client: Rc<Client>,
     mut ticket: Ticket,
+    protocol: Protocol,
     entrance: Entrance,
 ) {
     let _watch = PanicWatch(worker.clone());
@@ -106,6 +108,9 @@ pub(super) async fn serve(
         interim_left: 0,
         is_fresh: true,
     };
+    if protocol != Protocol::Http {
+        return connection.carry().await;
+    }
     if connection.socket.agreed_on_http2() {
         return Box::pin(http2::serve(connection)).await;
     }
@@ -242,6 +247,9 @@ impl Request {
         let order = admitted.map(|(pool, key)| Order { pool, key, repeatable });
         if let Ok(order) = &order {
             client.visit(&order.pool.home);
+            if order.pool.introduces() {
+                client.came_to(|| socket.local_address());
+            }
         }
         let home = home_of(order.as_ref().ok(), &view, client);
         let entry = home.entry(|| entry(client, head, order.as_ref().ok().map(|order| order.key)));

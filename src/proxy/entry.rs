@@ -2,7 +2,7 @@
 //! and the handshake of TLS.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl Entry<'_> {
     async fn meet(&mut self, wanted: ProxyProtocol, ticket: &mut Ticket) -> Result<(), Ended> {
         self.client.enter(Phase::Head);
         if let Some(source) = poll_fn(|cx| self.poll_beginning(cx, wanted)).await? {
-            ticket.transfer(source).map_err(|limit| refuse(self.worker, limit))?;
+            ticket.transfer(source.ip()).map_err(|limit| refuse(self.worker, limit))?;
             self.client.identify(source);
         }
         Ok(())
@@ -101,7 +101,7 @@ impl Entry<'_> {
         &mut self,
         cx: &mut Context<'_>,
         wanted: ProxyProtocol,
-    ) -> Poll<Result<Option<IpAddr>, Ended>> {
+    ) -> Poll<Result<Option<SocketAddr>, Ended>> {
         loop {
             match origin::beginning(self.inbox.bytes()) {
                 Beginning::Incomplete => {}

@@ -74,7 +74,8 @@ impl Connection {
         order: &Order,
         account: &mut Account,
     ) -> Result<bool, Stop> {
-        let mut delivery = Delivery::new(&order.pool, order.key, request.begun, order.repeatable);
+        let mut delivery =
+            Delivery::new(&order.pool, &self.client, order.key, request.begun, order.repeatable);
         loop {
             let way = self.unless_gone(delivery.reach(account)).await?.map_err(Stop::Rescue)?;
             let mut reached = match way {
@@ -143,7 +144,7 @@ impl Connection {
     }
 
     /// Waits for `step`, but not for longer than the client does.
-    async fn unless_gone<T>(&mut self, step: impl Future<Output = T>) -> Result<T, Stop> {
+    pub(super) async fn unless_gone<T>(&mut self, step: impl Future<Output = T>) -> Result<T, Stop> {
         let mut step = pin!(step);
         poll_fn(|cx| match step.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Ok(done)),

@@ -39,7 +39,7 @@ pub(super) const MAX_TRIES: usize = 3;
 /// Candidates looked at to find one that did not just refuse a connection.
 pub(super) const MAX_CANDIDATES_SEEN: usize = 16;
 
-/// Unused connections kept for one backend on one worker thread.
+/// Unused connections kept for one backend on one worker thread, or clients whose own ones are.
 pub(super) const MAX_IDLE_PER_BACKEND: usize = 64;
 
 /// Streams that a client of HTTP/2 may have open at a time: what browsers and gRPC expect at least.
@@ -110,6 +110,14 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often a worker says that it cannot accept; each time is counted.
 pub(super) const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
+/// How long a flow of UDP may be silent where half of all that there may be are in use. Most flows are one question
+/// and one answer, and those who come shall not be refused because of those who are done.
+pub(super) const CROWDED_FLOW_IDLE: Duration = Duration::from_secs(5);
+
+/// How long a flow of UDP stays with a backend that is not ready after its last answer. Sessions outlive a probe that
+/// failed; who speaks to a machine that is down, or sends without ever being answered, loses little.
+pub(super) const UNREADY_FLOW_SILENCE: Duration = Duration::from_secs(5);
+
 /// How long a listener that refuses newcomers still accepts those whose handshake was under way.
 pub(super) const LISTENER_LINGER: Duration = Duration::from_millis(150);
 
@@ -135,7 +143,7 @@ pub(super) const MAX_LOGGED_HOST: usize = 256;
 /// See `MAX_LOGGED_METHOD`.
 pub(super) const MAX_LOGGED_PATH: usize = 1024;
 
-/// On a connection that was switched to another protocol: the silence after which the kernel asks whether the peer
+/// On a connection whose bytes are nothing to us: the silence after which the kernel asks whether the peer
 /// is still there, how often it asks again, and how many questions in a row may stay without an answer. A peer that
 /// is gone is known after two minutes.
 pub(super) const PROBE_AFTER: Duration = Duration::from_secs(60);
@@ -144,6 +152,20 @@ pub(super) const PROBE_EVERY: Duration = Duration::from_secs(15);
 /// See `PROBE_AFTER`.
 pub(super) const PROBES: u32 = 4;
 
+/// Pipes of one worker thread, of two descriptors each, through which bytes pass within the kernel. One is in use while
+/// its receiver does not take what is in it; where more are wanted, bytes pass by way of our memory.
+pub(super) const MAX_PIPES: usize = 32;
+
+/// Bytes of one such pipe, in memory of the kernel. At its usual 64 KiB half of what is saved is lost to calls; the
+/// kernel gives a user 64 MiB for pipes.
+pub(super) const PIPE_BYTES: usize = 256 * 1024;
+
+/// Pipes full for one direction before others have their turn: as much as `READS_PER_TURN` at best.
+pub(super) const PIPES_PER_TURN: usize = 4;
+
+/// Fewer bytes at a time are not worth a pipe: two calls to the kernel cost what copying them costs.
+pub(super) const MIN_PIPED: usize = 16 * 1024;
+
 /// Limits that a deployment or a test may want to differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -151,6 +173,13 @@ pub struct Limits {
     pub connections: usize,
     /// Client connections of one address, so that one client cannot take all.
     pub connections_per_client: usize,
+    /// Flows of UDP of the process.
+    pub flows: usize,
+    /// Flows of UDP of one address, so that one client cannot take all.
+    pub flows_per_client: usize,
+    /// How long a flow of UDP may be silent in both directions before it is forgotten, and its client's next datagram
+    /// finds a backend anew. Most protocols that keep state speak more often.
+    pub flow_idle: Duration,
     /// From the first moment of a connection that speaks TLS to the end of its handshake. Two round trips do, so this
     /// is for the slowest of networks.
     pub handshake: Duration,
@@ -161,7 +190,7 @@ pub struct Limits {
     pub head: Duration,
     /// How long a body may stand still in either direction.
     pub body_idle: Duration,
-    /// How long nothing may move in either direction of a connection that was switched to another protocol. The
+    /// How long nothing may move in either direction of a connection of TCP or one switched to another protocol. The
     /// kernel probes for a side that is gone, so this ends only what nobody uses.
     pub tunnel_idle: Duration,
     /// How long a client that has shut down its sending side waits for the response's head. A client that is gone
@@ -193,14 +222,19 @@ pub struct Ceilings {
 impl Limits {
     /// The limits of a process that may open `descriptors` files.
     ///
-    /// A request needs two descriptors, one on either side, so clients get 45 % of them and the rest
-    /// is for backends, listeners and the API server.
+    /// A request or a connection needs two descriptors, one on either side, so clients get 45 % of them. A flow of UDP
+    /// needs one, and all of them get 5 %; a flood of those shall not keep the others out. The rest is for listeners
+    /// and the API server.
     pub fn for_descriptors(descriptors: u64) -> Self {
         let share = descriptors.saturating_mul(45) / 100;
         let connections = usize::try_from(share).unwrap_or(usize::MAX).max(1);
+        let flows = (connections / 9).max(1);
         Self {
             connections,
             connections_per_client: (connections / 2).max(1),
+            flows,
+            flows_per_client: (flows / 2).max(1),
+            flow_idle: Duration::from_secs(60),
             handshake: Duration::from_secs(5),
             idle: Duration::from_secs(75),
             head: Duration::from_secs(10),
@@ -239,6 +273,7 @@ mod tests {
     fn clients_get_less_than_half_of_the_descriptors() {
         let limits = Limits::for_descriptors(20_000);
         assert_eq!((limits.connections, limits.connections_per_client), (9_000, 4_500));
+        assert_eq!((limits.flows, limits.flows_per_client), (1_000, 500));
     }
 
     #[test]
@@ -260,5 +295,6 @@ mod tests {
     fn the_smallest_process_still_serves_somebody() {
         let limits = Limits::for_descriptors(1);
         assert_eq!((limits.connections, limits.connections_per_client), (1, 1));
+        assert_eq!((limits.flows, limits.flows_per_client), (1, 1));
     }
 }

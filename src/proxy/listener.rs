@@ -1,4 +1,4 @@
-//! Owns the sockets that clients connect to: one for each worker and port, opened and closed as pools
+//! Owns the sockets that clients connect or send to: one for each worker and port, opened and closed as pools
 //! come and go, without disturbing a port that stays. It alone says which ports are bound.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,11 +12,21 @@ use tokio::time::sleep;
 
 use super::limits::{ACCEPT_BACKLOG, BIND_RETRY};
 use super::worker::Command;
+use crate::balance::pool::PortId;
 use crate::handoff::{BindState, BindingsWriter, Reader};
 use crate::readiness::Latch;
 
 /// The kernel numbers interfaces upwards from 1 and never comes this far. On Linux the option is one for both families.
 const NO_INTERFACE: NonZeroU32 = NonZeroU32::new(i32::MAX.unsigned_abs()).expect("above zero");
+
+/// A socket for what clients send to a port.
+#[derive(Debug)]
+pub(super) enum Ear {
+    /// Connections.
+    Stream(std::net::TcpListener),
+    /// Datagrams.
+    Datagram(std::net::UdpSocket),
+}
 
 /// Keeps the listeners in step with the snapshot.
 pub(super) struct Binder {
@@ -35,7 +45,7 @@ impl Binder {
         let mut states = BTreeMap::new();
         loop {
             let published = self.reader.load().generation > 0;
-            let wanted: BTreeSet<u16> = self.reader.load().ports().map(|(port, _)| port).collect();
+            let wanted: BTreeSet<PortId> = self.reader.load().ports().map(|(port, _)| port).collect();
             // Who moves a pool to another port finds it there before it is gone here.
             self.open_wanted(&wanted, &mut states);
             self.bindings.report(states.clone());
@@ -55,7 +65,7 @@ impl Binder {
         }
     }
 
-    fn open_wanted(&self, wanted: &BTreeSet<u16>, states: &mut BTreeMap<u16, BindState>) {
+    fn open_wanted(&self, wanted: &BTreeSet<PortId>, states: &mut BTreeMap<PortId, BindState>) {
         for port in wanted {
             if states.get(port) != Some(&BindState::Bound) {
                 let state = self.open(*port);
@@ -65,28 +75,28 @@ impl Binder {
         }
     }
 
-    async fn close_unwanted(&self, wanted: &BTreeSet<u16>, states: &mut BTreeMap<u16, BindState>) {
-        let unwanted: Vec<u16> = states.keys().filter(|port| !wanted.contains(port)).copied().collect();
+    async fn close_unwanted(&self, wanted: &BTreeSet<PortId>, states: &mut BTreeMap<PortId, BindState>) {
+        let unwanted: Vec<PortId> = states.keys().filter(|port| !wanted.contains(port)).copied().collect();
         for port in unwanted {
             if states.remove(&port) == Some(BindState::Bound) {
                 self.close(port).await;
-                tracing::info!(port, "closed a port that no pool asks for any more");
+                tracing::info!(%port, "closed a port that no pool asks for any more");
             }
         }
     }
 
-    fn open(&self, port: u16) -> BindState {
+    fn open(&self, port: PortId) -> BindState {
         if self.bindings.own_port() == Some(port) {
             let reason = format!(
                 "port {port} is Guideway's own metrics port; choose another port or another --metrics-address"
             );
             return BindState::Failed { reason: reason.into() };
         }
-        match listeners(self.address, port, self.workers.len()) {
-            Ok(listeners) => {
-                for (worker, listener) in self.workers.iter().zip(listeners) {
+        match ears(self.address, port, self.workers.len()) {
+            Ok(ears) => {
+                for (worker, ear) in self.workers.iter().zip(ears) {
                     // A worker that is gone ends the process elsewhere.
-                    let _ = worker.send(Command::Listen(port, listener));
+                    let _ = worker.send(Command::Listen(port, ear));
                 }
                 BindState::Bound
             }
@@ -94,7 +104,7 @@ impl Binder {
         }
     }
 
-    async fn close(&self, port: u16) {
+    async fn close(&self, port: PortId) {
         let closing = self.workers.iter().map(|worker| {
             let (done, closed) = oneshot::channel();
             // A worker that is gone has no listener either.
@@ -106,11 +116,11 @@ impl Binder {
         }
     }
 
-    fn log(&self, port: u16, before: Option<&BindState>, state: &BindState) {
+    fn log(&self, port: PortId, before: Option<&BindState>, state: &BindState) {
         match state {
-            BindState::Bound => tracing::info!(port, "listening"),
+            BindState::Bound => tracing::info!(%port, "listening"),
             BindState::Failed { reason } if before != Some(state) => {
-                tracing::warn!(port, %reason, "cannot listen")
+                tracing::warn!(%port, %reason, "cannot listen")
             }
             BindState::Failed { .. } => {}
         }
@@ -126,8 +136,8 @@ pub(super) fn keep_newcomers_out<'a>(listener: impl Into<SockRef<'a>>) -> io::Re
 }
 
 /// Whether `port` of `address` could be opened now, or why not and what to do about it. Of all addresses when absent.
-pub fn can_open(address: Option<IpAddr>, port: u16) -> Result<(), String> {
-    let opened = listening(socket_address(address, port), false);
+pub fn can_open(address: Option<IpAddr>, port: PortId) -> Result<(), String> {
+    let opened = ear(address, port, false);
     opened.map(drop).map_err(|error| reason(port, &error))
 }
 
@@ -139,20 +149,24 @@ fn socket_address(address: Option<IpAddr>, port: u16) -> SocketAddr {
     }
 }
 
-/// One listener for each worker, or none at all.
-fn listeners(address: Option<IpAddr>, port: u16, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    let address = socket_address(address, port);
+/// One socket for each worker, or none at all.
+fn ears(address: Option<IpAddr>, port: PortId, workers: usize) -> io::Result<Vec<Ear>> {
     // Sharing a port among our own workers would also share it with any other program of the same
     // user that does the same. So the port is tried for ourselves alone first.
-    drop(listening(address, false)?);
-    (0..workers).map(|_| listening(address, true)).collect()
+    drop(ear(address, port, false)?);
+    (0..workers).map(|_| ear(address, port, true)).collect()
+}
+
+fn ear(address: Option<IpAddr>, port: PortId, shared: bool) -> io::Result<Ear> {
+    let at = socket_address(address, port.number());
+    match port {
+        PortId::Tcp(_) => listening(at, shared).map(Ear::Stream),
+        PortId::Udp(_) => receiving(at, shared).map(Ear::Datagram),
+    }
 }
 
 fn listening(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-        socket.set_only_v6(false)?;
-    }
+    let socket = socket(address, Type::STREAM, Protocol::TCP)?;
     // Connections of a process that ended may linger on the port; they do not own it.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
@@ -164,13 +178,30 @@ fn listening(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListe
     Ok(socket.into())
 }
 
+fn receiving(address: SocketAddr, shared: bool) -> io::Result<std::net::UdpSocket> {
+    // Of UDP, an address that may be used again is one that can be taken away from whoever has it.
+    let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    Ok(socket)
+}
+
 fn has_ipv6() -> bool {
     Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))
         .and_then(|socket| socket.bind(&SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0).into()))
         .is_ok()
 }
 
-fn reason(port: u16, error: &io::Error) -> String {
+fn reason(port: PortId, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!("port {port} is in use by another program; stop it or choose another port")

@@ -1,5 +1,6 @@
-//! Owns the traffic: HTTP/1.1 and HTTP/2 in from clients, routed by the snapshot, out to backends, and back.
-//! Each worker thread is a proxy of its own; what they share is the snapshot and a count of connections.
+//! Owns the traffic: HTTP/1.1 and HTTP/2, connections and datagrams in from clients, routed by the snapshot, out to
+//! backends, and back. Each worker thread is a proxy of its own; what they share is the snapshot and the counts of
+//! connections and flows.
 
 mod access_log;
 mod account;
@@ -16,20 +17,25 @@ mod fuzz;
 mod headers;
 mod http1;
 mod http2;
+mod introduction;
 mod limits;
 mod listener;
 mod memory;
 mod origin;
 mod overload;
+mod passage;
+mod pipes;
 mod relay;
 mod rescue;
 mod scratch;
 mod service;
 mod socket;
+mod tcp;
 mod tls;
 mod transport;
 mod trust;
 mod tunnel;
+mod udp;
 mod upstream;
 mod view;
 mod worker;

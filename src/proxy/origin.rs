@@ -1,11 +1,11 @@
 //! Owns the PROXY protocol, versions 1 and 2, by which a balancer before us tells where a connection comes from
 //! (haproxy.org/download/3.2/doc/proxy-protocol.txt). Pure: bytes in, an address out.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// What begins a header of version 2, and no text of any protocol.
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+pub(super) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest header of version 1, its end included (section 2.1).
 const MAX_TEXT: usize = 107;
 /// Bytes of a header of version 2 before what its length counts.
@@ -22,8 +22,8 @@ pub(super) enum Beginning {
     Absent,
     /// A header of so many bytes; it says where the connection comes from, unless the balancer itself made it.
     Header {
-        /// Of the client.
-        source: Option<IpAddr>,
+        /// Of the client; port 0 where nobody knows it.
+        source: Option<SocketAddr>,
         /// Of the header, in bytes.
         length: usize,
     },
@@ -55,17 +55,17 @@ fn text(bytes: &[u8]) -> Beginning {
     let source = match (family, &rest[..]) {
         // Whatever follows is to be ignored.
         (Some("UNKNOWN"), _) => None,
-        (Some("TCP4"), [source, target, ports @ ..]) if are_ports(ports) => {
-            Some(addresses::<Ipv4Addr>(source, target))
+        (Some("TCP4"), [source, target, from, to]) => {
+            Some(addresses::<Ipv4Addr>(source, target).zip(ports(from, to)))
         }
-        (Some("TCP6"), [source, target, ports @ ..]) if are_ports(ports) => {
-            Some(addresses::<Ipv6Addr>(source, target))
+        (Some("TCP6"), [source, target, from, to]) => {
+            Some(addresses::<Ipv6Addr>(source, target).zip(ports(from, to)))
         }
         _ => return Beginning::Malformed,
     };
     match source {
         Some(None) => Beginning::Malformed,
-        source => Beginning::Header { source: source.flatten(), length },
+        source => Beginning::Header { source: source.flatten().map(SocketAddr::from), length },
     }
 }
 
@@ -75,13 +75,14 @@ fn addresses<A: FromStr + Into<IpAddr>>(source: &str, target: &str) -> Option<Ip
     Some(source.into().to_canonical())
 }
 
-fn are_ports(words: &[&str]) -> bool {
-    let is_port = |word: &&str| {
-        word.bytes().all(|byte| byte.is_ascii_digit())
-            && (*word == "0" || !word.starts_with('0'))
-            && word.parse::<u16>().is_ok()
+/// That of the source, if both are ports.
+fn ports(source: &str, target: &str) -> Option<u16> {
+    let port = |word: &str| {
+        let is_plain =
+            word.bytes().all(|byte| byte.is_ascii_digit()) && (word == "0" || !word.starts_with('0'));
+        word.parse::<u16>().ok().filter(|_| is_plain)
     };
-    words.len() == 2 && words.iter().all(is_port)
+    port(target).and(port(source))
 }
 
 fn binary(bytes: &[u8]) -> Beginning {
@@ -95,11 +96,18 @@ fn binary(bytes: &[u8]) -> Beginning {
     let source = match (version_and_command & 0xf, family) {
         (0, _) => None,
         (1, 0x11 | 0x12) => match rest.first_chunk::<12>() {
-            Some([a, b, c, d, ..]) => Some(Ipv4Addr::new(*a, *b, *c, *d).into()),
+            Some([a, b, c, d, _, _, _, _, high, low, ..]) => {
+                let port = u16::from_be_bytes([*high, *low]);
+                Some(SocketAddr::new(Ipv4Addr::new(*a, *b, *c, *d).into(), port))
+            }
             None => return Beginning::Malformed,
         },
-        (1, 0x21 | 0x22) => match rest.first_chunk::<36>().and_then(|it| it.first_chunk::<16>()) {
-            Some(source) => Some(IpAddr::from(Ipv6Addr::from(*source)).to_canonical()),
+        (1, 0x21 | 0x22) => match rest.first_chunk::<36>() {
+            Some(both) => {
+                let source = both.first_chunk::<16>().expect("16 is less than 36");
+                let port = u16::from_be_bytes([both[32], both[33]]);
+                Some(SocketAddr::new(IpAddr::from(Ipv6Addr::from(*source)).to_canonical(), port))
+            }
             None => return Beginning::Malformed,
         },
         // A local socket or nothing that we know: there is no address, and the connection is as it is.
@@ -127,9 +135,9 @@ mod tests {
     #[test]
     fn version_1_is_a_line() {
         for (line, source) in [
-            ("PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n", Some("192.0.2.7")),
-            ("PROXY TCP6 2001:db8::7 2001:db8::1 0 65535\r\n", Some("2001:db8::7")),
-            ("PROXY TCP6 ::ffff:192.0.2.7 ::1 1 2\r\n", Some("192.0.2.7")),
+            ("PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n", Some("192.0.2.7:56324")),
+            ("PROXY TCP6 2001:db8::7 2001:db8::1 0 65535\r\n", Some("[2001:db8::7]:0")),
+            ("PROXY TCP6 ::ffff:192.0.2.7 ::1 1 2\r\n", Some("192.0.2.7:1")),
             ("PROXY UNKNOWN\r\n", None),
             ("PROXY UNKNOWN ffff:f...f:ffff whatever\r\n", None),
         ] {
@@ -150,10 +158,10 @@ mod tests {
     fn version_2_is_counted() {
         let (four, six) = ([192, 0, 2, 7, 198, 51, 100, 1, 1, 2, 3, 4], [1; 36]);
         let with_more = [&four[..], &[4, 0, 1, 9]].concat();
-        let from_six = "101:101:101:101:101:101:101:101";
+        let from_six = "[101:101:101:101:101:101:101:101]:257";
         for (wire, expected) in [
-            (binary_header(0x21, 0x11, &four), header("192.0.2.7", 28)),
-            (binary_header(0x21, 0x11, &with_more), header("192.0.2.7", 32)),
+            (binary_header(0x21, 0x11, &four), header("192.0.2.7:258", 28)),
+            (binary_header(0x21, 0x11, &with_more), header("192.0.2.7:258", 32)),
             (binary_header(0x21, 0x21, &six), header(from_six, 52)),
             (binary_header(0x20, 0x00, &[]), Beginning::Header { source: None, length: 16 }),
             (binary_header(0x20, 0x11, &four), Beginning::Header { source: None, length: 28 }),

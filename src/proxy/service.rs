@@ -10,12 +10,15 @@ use super::client::{Client, Expiry};
 use super::filter::{self, Admitted};
 use super::headers::{self, Told};
 use super::http1::{RequestHead, ResponseFault};
+use super::introduction::Introduction;
 use super::limits::MAX_TRIES;
+use super::passage::Passage;
 use super::rescue::ProxyError;
 use super::upstream::{Berth, Fault, Slot, Upstream};
 use super::view::{PoolView, PortView};
-use crate::balance::backend::Protocol;
+use crate::balance::backend::HttpVersion;
 use crate::balance::key::RequestParts;
+use crate::balance::pool::Protocol;
 use crate::metrics::RetryReason;
 
 /// Checks a request, finds its pool and writes its head for the backend; the pool and the key. `authority` is that
@@ -27,7 +30,7 @@ pub(super) fn admit(
     authority: impl FnOnce() -> String,
     out: &mut Vec<u8>,
 ) -> Result<(Rc<PoolView>, u64), ProxyError> {
-    let port = port.ok_or(ProxyError::NoPool)?;
+    let port = port.filter(|port| port.protocol() == Protocol::Http).ok_or(ProxyError::NoPool)?;
     let admitted = filter::admit(head)?;
     if !port.admits(&admitted, client.client_ca()) {
         return Err(ProxyError::Misdirected);
@@ -48,7 +51,7 @@ pub(super) fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
 }
 
-/// A checked request on its way to a backend.
+/// A checked request or a connection on its way to a backend.
 pub(super) struct Delivery<'a> {
     pool: &'a PoolView,
     key: u64,
@@ -56,6 +59,8 @@ pub(super) struct Delivery<'a> {
     /// It may be sent twice: it is idempotent, and has no body that would be used up.
     repeatable: bool,
     tried: Vec<Rc<Slot>>,
+    /// What backends are told that want to know for whom it is.
+    introduction: Option<Introduction>,
     /// To be tried again over a new connection.
     same: Option<Rc<Slot>>,
     tries_left: usize,
@@ -131,12 +136,20 @@ pub(super) enum Failure {
 }
 
 impl<'a> Delivery<'a> {
-    pub(super) fn new(pool: &'a PoolView, key: u64, begun: Instant, repeatable: bool) -> Self {
+    /// Of what `client` sent, by `key`.
+    pub(super) fn new(
+        pool: &'a PoolView,
+        client: &Client,
+        key: u64,
+        begun: Instant,
+        repeatable: bool,
+    ) -> Self {
         Self {
             pool,
             key,
             begun,
             repeatable,
+            introduction: pool.introduces().then(|| client.introduction()),
             tried: Vec::new(),
             same: None,
             tries_left: MAX_TRIES,
@@ -150,25 +163,25 @@ impl<'a> Delivery<'a> {
         self.pool
     }
 
-    /// A way to the best backend that was not tried: over a connection that rested, unless a new one is needed.
+    /// A way for a request to the best backend that was not tried: over a connection that rested, unless a new one is
+    /// needed.
     pub(super) async fn reach(&mut self, account: &mut Account) -> Result<Way, ProxyError> {
+        let timeout = self.pool.snapshot.pool.timeouts.connect;
         loop {
             let renews = self.same.is_some();
-            let choose = || self.pool.choose(self.key, &self.tried, self.begun);
-            let slot = self.same.take().or_else(choose).ok_or(self.last_error)?;
-            self.tries_left -= 1;
-            let timeout = self.pool.snapshot.pool.timeouts.connect;
-            let reason = match slot.protocol() {
-                Protocol::Http1 => {
-                    if !renews && let Some(upstream) = slot.take_resting(!self.repeatable) {
+            let slot = self.next()?;
+            let whose = self.whose(&slot);
+            let reason = match slot.http() {
+                HttpVersion::Http1 => {
+                    if !renews && let Some(upstream) = slot.take_resting(!self.repeatable, whose) {
                         return Ok(Way::Alone(Reached::new(slot, upstream)));
                     }
-                    match slot.connect(timeout).await {
+                    match slot.connect(timeout, whose).await {
                         Ok(upstream) => return Ok(Way::Alone(Reached::new(slot, upstream))),
                         Err(reason) => reason,
                     }
                 }
-                Protocol::Http2 => match slot.board(timeout).await {
+                HttpVersion::Http2 => match slot.board(timeout, whose).await {
                     Ok(berth) => return Ok(Way::Shared(berth)),
                     Err(reason) => reason,
                 },
@@ -178,6 +191,37 @@ impl<'a> Delivery<'a> {
             self.retry(reason, error, account)?;
             self.tried.push(slot);
         }
+    }
+
+    /// A connection of its own to the best backend that was not tried, for whatever bytes come, so that it matters
+    /// nothing which version of HTTP the backend would speak.
+    pub(super) async fn connect(&mut self, passage: &Passage) -> Result<Reached, ProxyError> {
+        let timeout = self.pool.snapshot.pool.timeouts.connect;
+        loop {
+            let slot = self.next()?;
+            match slot.connect(timeout, self.whose(&slot)).await {
+                Ok(upstream) => return Ok(Reached::new(slot, upstream)),
+                Err(reason) => {
+                    self.may_retry(ProxyError::ConnectFailed)?;
+                    passage.retry(reason);
+                }
+            }
+            self.tried.push(slot);
+        }
+    }
+
+    /// What this backend is told of who it is for.
+    #[inline]
+    fn whose(&self, slot: &Slot) -> Option<&Introduction> {
+        self.introduction.as_ref().filter(|_| slot.wants_introduction())
+    }
+
+    /// The backend to try now.
+    fn next(&mut self) -> Result<Rc<Slot>, ProxyError> {
+        let choose = || self.pool.choose(self.key, &self.tried, self.begun);
+        let slot = self.same.take().or_else(choose).ok_or(self.last_error)?;
+        self.tries_left -= 1;
+        Ok(slot)
     }
 
     /// What to tell the client after a failure at `slot`, unless another try is in order. `was_used` says whether the
@@ -224,12 +268,15 @@ impl<'a> Delivery<'a> {
         error: ProxyError,
         account: &mut Account,
     ) -> Result<(), ProxyError> {
-        if self.tries_left == 0 {
-            return Err(error);
-        }
-        self.last_error = error;
+        self.may_retry(error)?;
         account.retry(reason);
         Ok(())
+    }
+
+    /// Remembers the error of the last try, and gives it back where no further one is left.
+    fn may_retry(&mut self, error: ProxyError) -> Result<(), ProxyError> {
+        self.last_error = error;
+        if self.tries_left == 0 { Err(error) } else { Ok(()) }
     }
 }
 

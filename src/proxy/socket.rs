@@ -36,6 +36,11 @@ impl ClientSocket {
         self.stream.tcp()
     }
 
+    /// Whether its bytes are on the wire as we have them.
+    pub(super) fn is_plain(&self) -> bool {
+        !self.stream.is_tls()
+    }
+
     /// Whether its end is to be told in a way that nobody else can (RFC 8446 section 6.1).
     pub(super) fn says_goodbye(&self) -> bool {
         self.stream.is_tls()
@@ -54,9 +59,14 @@ impl ClientSocket {
     /// The address and port the client connected to, as a URI names them. Asked of the kernel, which few
     /// connections are worth.
     pub(super) fn authority(&self) -> String {
-        let here = self.tcp().local_addr().map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
         // Should the kernel not know, an unnamed host is the truth (RFC 9110 section 7.2).
-        here.map_or_else(|_| String::new(), |it| it.to_string())
+        self.local_address().map_or_else(String::new, |it| it.to_string())
+    }
+
+    /// The address and port the client connected to, if the kernel knows.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        let here = self.tcp().local_addr().ok()?;
+        Some(SocketAddr::new(here.ip().to_canonical(), here.port()))
     }
 
     /// Reads some bytes; 0 when the client shut down its side.
@@ -102,10 +112,15 @@ impl AsyncWrite for ClientSocket {
 impl Drop for ClientSocket {
     fn drop(&mut self) {
         if self.client.is_reset_on_close() {
-            // Should this fail, the socket is closed in order, which the length of the body gives away.
-            let _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+            reset_on_close(self.tcp());
         }
     }
+}
+
+/// Makes the end of a connection a reset.
+pub(super) fn reset_on_close(stream: &TcpStream) {
+    // Should this fail, it is closed in order, which only a length that does not come out gives away.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// Lets the kernel ask a silent peer whether it is still there, and end the connection when it is not.

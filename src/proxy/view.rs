@@ -11,11 +11,11 @@ use super::access_log::{Entry, Recorder};
 use super::entry::Entrance;
 use super::filter::Admitted;
 use super::limits::MAX_CANDIDATES_SEEN;
-use super::tls::{Made, PortContracts, Security};
-use super::upstream::{Backends, Slot};
+use super::tls::{Made, PortContracts};
+use super::upstream::{Backends, Opening, Slot};
 use crate::balance::assignment::Place;
 use crate::balance::path;
-use crate::balance::pool::{PoolId, Sample};
+use crate::balance::pool::{Group, Manner, PoolId, PortId, Protocol, Sample};
 use crate::balance::routes::Routes;
 use crate::balance::snapshot::{PoolSnapshot, Port, Snapshot};
 use crate::balance::tls::CaBundle;
@@ -52,7 +52,7 @@ pub(super) struct View {
     snapshot: Arc<Snapshot>,
     pools: HashMap<PoolId, Rc<PoolView>>,
     /// Ascending.
-    ports: Vec<(u16, PortView)>,
+    ports: Vec<(PortId, PortView)>,
 }
 
 /// What is served on one port.
@@ -60,6 +60,7 @@ pub(super) struct View {
 pub(super) struct PortView {
     routes: Routes<Rc<PoolView>>,
     heeds_paths: bool,
+    protocol: Protocol,
     entrance: Entrance,
     /// The port's only pool, or where several share it nobody: for what belongs to none of them.
     home: Rc<Home>,
@@ -79,6 +80,18 @@ impl PortView {
     #[inline]
     pub(super) fn admits(&self, request: &Admitted<'_>, shown: Option<&Arc<CaBundle>>) -> bool {
         self.entrance.tls.as_ref().is_none_or(|tls| tls.admits(request.hostname(), shown))
+    }
+
+    /// The pool of a port that speaks no HTTP, so that there is nothing to tell pools apart by.
+    #[inline]
+    pub(super) fn owner(&self) -> Option<&Rc<PoolView>> {
+        self.routes.targets().next().filter(|_| self.protocol != Protocol::Http)
+    }
+
+    /// What is spoken on it.
+    #[inline]
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// How its connections begin.
@@ -107,14 +120,15 @@ impl View {
             let make = || kept.unwrap_or_else(|| Rc::new(PoolView::new(pool.clone(), home(id), tls)));
             pools.entry(id.clone()).or_insert_with(make).clone()
         };
-        let port = |(number, port): (u16, &Port)| {
+        let port = |(id, port): (PortId, &Port)| {
             let (routes, heeds_paths) = (port.routes.map(&mut pool), port.routes.heed_paths());
             let first = routes.targets().next()?.clone();
             let alone = routes.targets().all(|pool| Rc::ptr_eq(pool, &first));
             let home = if alone { first.home.clone() } else { home(&PoolId::nobody()) };
-            let contracts = port.tls.as_ref().map(|port| Rc::new(PortContracts::new(port, tls)));
-            let entrance = Entrance { proxy_protocol: port.manner.proxy_protocol, tls: contracts };
-            Some((number, PortView { routes, heeds_paths, entrance, home }))
+            let Manner { protocol, proxy_protocol, .. } = port.manner;
+            let contracts = port.tls.as_ref().map(|port| Rc::new(PortContracts::new(port, protocol, tls)));
+            let entrance = Entrance { proxy_protocol, tls: contracts };
+            Some((id, PortView { routes, heeds_paths, protocol, entrance, home }))
         };
         let ports = snapshot.ports().filter_map(port).collect();
         Self { snapshot: snapshot.clone(), pools, ports }
@@ -133,7 +147,7 @@ impl View {
 
     /// What is served on `port`.
     #[inline]
-    pub(super) fn port(&self, port: u16) -> Option<&PortView> {
+    pub(super) fn port(&self, port: PortId) -> Option<&PortView> {
         let at = self.ports.binary_search_by_key(&port, |(known, _)| *known).ok()?;
         Some(&self.ports[at].1)
     }
@@ -146,17 +160,30 @@ pub(super) struct PoolView {
     pub(super) home: Rc<Home>,
     /// By place, filled on first use.
     slots: RefCell<Box<[Option<Rc<Slot>>]>>,
-    /// Of each group whose backends are not spoken to in the clear.
-    security: Vec<(Arc<str>, Security)>,
+    /// Of each group whose connections begin with anything but what is sent on them.
+    openings: Vec<(Arc<str>, Opening)>,
+    introduces: bool,
 }
 
 impl PoolView {
     fn new(snapshot: Arc<PoolSnapshot>, home: Rc<Home>, tls: &Made) -> Self {
         home.logged.set(snapshot.pool.access_log);
         let slots = RefCell::new(vec![None; snapshot.places.len()].into());
-        let groups = snapshot.pool.groups.iter().filter(|group| group.tls.is_some());
-        let security = groups.map(|it| (it.name.clone(), tls.security(it.tls.as_ref()))).collect();
-        Self { snapshot, home, slots, security }
+        let groups = snapshot.pool.groups.iter();
+        let introduces = groups.clone().any(|group| group.introduction.is_some());
+        let opened = groups.filter(|group| group.tls.is_some() || group.introduction.is_some());
+        let opening = |group: &Group| {
+            let security = tls.security(group.tls.as_ref());
+            (group.name.clone(), Opening { introduction: group.introduction, security })
+        };
+        let openings = opened.map(opening).collect();
+        Self { snapshot, home, slots, openings, introduces }
+    }
+
+    /// Whether any of its backends is told for whom a connection is.
+    #[inline]
+    pub(super) fn introduces(&self) -> bool {
+        self.introduces
     }
 
     /// The best backend for a key that was not tried yet. Who just refused a connection comes last, so
@@ -187,9 +214,9 @@ impl PoolView {
         let known = &mut self.slots.borrow_mut()[usize::from(place)];
         if known.is_none() {
             let backend = self.snapshot.places[usize::from(place)].as_ref()?;
-            let of_group = self.security.iter().find(|(group, _)| *group == backend.group);
-            let security = of_group.map_or(Security::Plain, |(_, security)| security.clone());
-            *known = Some(self.home.backends.slot(backend, security));
+            let of_group = self.openings.iter().find(|(group, _)| *group == backend.group);
+            let opening = of_group.map_or_else(Opening::default, |(_, opening)| opening.clone());
+            *known = Some(self.home.backends.slot(backend, opening));
         }
         known.clone()
     }

@@ -1,4 +1,4 @@
-//! Owns one worker thread: its runtime, its listeners, its connections on both sides. It shares no
+//! Owns one worker thread: its runtime, its listeners, its connections and flows on both sides. It shares no
 //! lock and no connection with the other workers; the kernel spreads newcomers over their listeners.
 
 use std::cell::{Cell, RefCell};
@@ -21,15 +21,19 @@ use super::admission::Admission;
 use super::client::Client;
 use super::connection;
 use super::date::Date;
-use super::limits::{ACCEPT_PAUSE, COMPLAIN_EVERY, LISTENER_LINGER, Limits, OVERLOAD_IDLE, TICK};
-use super::listener;
+use super::limits::{
+    ACCEPT_PAUSE, COMPLAIN_EVERY, CROWDED_FLOW_IDLE, LISTENER_LINGER, Limits, OVERLOAD_IDLE, TICK,
+};
+use super::listener::{self, Ear};
 use super::overload::Level;
+use super::pipes::Pipes;
 use super::rescue::ProxyError;
 use super::scratch::Scratch;
 use super::tls::Made;
 use super::trust::Network;
+use super::udp::DatagramPort;
 use super::view::{Home, View};
-use crate::balance::pool::PoolId;
+use crate::balance::pool::{PoolId, PortId};
 use crate::balance::snapshot::Snapshot;
 use crate::handoff::Reader;
 use crate::metrics::{Refusal, TrafficMeters};
@@ -37,10 +41,10 @@ use crate::metrics::{Refusal, TrafficMeters};
 /// What a worker is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Accept on this port.
-    Listen(u16, std::net::TcpListener),
-    /// Stop accepting on this port; the answer comes when nobody waits to be accepted any more.
-    Close(u16, oneshot::Sender<()>),
+    /// Accept or receive on this port.
+    Listen(PortId, Ear),
+    /// Stop accepting or receiving on this port; the answer comes when nobody waits to be accepted any more.
+    Close(PortId, oneshot::Sender<()>),
     /// Answer what is under way, take nothing new and end; the answer is how many connections were cut.
     Drain(Duration, oneshot::Sender<usize>),
 }
@@ -50,12 +54,13 @@ pub(super) struct Worker {
     pub(super) meters: Arc<TrafficMeters>,
     /// Borrowed for a step and never across an await.
     pub(super) scratch: RefCell<Scratch>,
+    pub(super) pipes: Pipes,
     recorder: Rc<Recorder>,
     reader: Reader,
     limits: Limits,
     /// The same while memory runs out.
     tight_limits: Limits,
-    admission: Arc<Admission>,
+    pub(super) admission: Arc<Admission>,
     /// How short of memory the process is, as of the last tick.
     level: Cell<Level>,
     tls: Arc<Made>,
@@ -64,18 +69,27 @@ pub(super) struct Worker {
     view: RefCell<Rc<View>>,
     homes: RefCell<HashMap<PoolId, Rc<Home>>>,
     clients: RefCell<Vec<Weak<Client>>>,
+    datagram_ports: RefCell<HashMap<PortId, Rc<DatagramPort>>>,
     clock: Rc<Cell<Instant>>,
     /// As answers state it, and since when.
     date: Cell<(Date, Instant)>,
     /// Ports that clients are on and no pool any more, and since when.
-    deserted: RefCell<BTreeMap<u16, Instant>>,
+    deserted: RefCell<BTreeMap<PortId, Instant>>,
     /// The generation that clients' ports and backends' connections were last compared with.
     followed: Cell<Option<u64>>,
     draining: Cell<Option<Instant>>,
-    /// When it last said that nobody can be accepted.
+    /// When it last said that nobody can be served.
     complained: Cell<Option<Instant>>,
     /// There is something to look after again.
     busy: Notify,
+}
+
+/// The loops that listen, and what stops each. A loop whose stop is dropped is told that the process drains.
+#[derive(Default)]
+struct Ears {
+    stops: HashMap<PortId, oneshot::Sender<oneshot::Sender<()>>>,
+    accepting: JoinSet<()>,
+    receiving: JoinSet<()>,
 }
 
 impl Worker {
@@ -88,10 +102,15 @@ impl Worker {
         meters: Arc<TrafficMeters>,
         sink: Sink,
     ) -> Self {
-        let tight_limits = Limits { idle: limits.idle.min(OVERLOAD_IDLE), ..limits.clone() };
+        let tight_limits = Limits {
+            idle: limits.idle.min(OVERLOAD_IDLE),
+            flow_idle: limits.flow_idle.min(OVERLOAD_IDLE),
+            ..limits.clone()
+        };
         Self {
             meters,
             scratch: RefCell::default(),
+            pipes: Pipes::default(),
             recorder: Rc::new(Recorder::new(sink)),
             reader,
             limits,
@@ -103,6 +122,7 @@ impl Worker {
             view: RefCell::default(),
             homes: RefCell::default(),
             clients: RefCell::default(),
+            datagram_ports: RefCell::default(),
             clock: Rc::new(Cell::new(Instant::now())),
             date: Cell::new((Date::now(), Instant::now())),
             deserted: RefCell::default(),
@@ -123,38 +143,35 @@ impl Worker {
     }
 
     async fn follow_commands(self: Rc<Self>, commands: &mut mpsc::UnboundedReceiver<Command>) {
-        let mut ports: HashMap<u16, oneshot::Sender<oneshot::Sender<()>>> = HashMap::new();
-        let mut accepting = JoinSet::new();
+        let mut ears = Ears::default();
         loop {
             let command = tokio::select! {
                 command = commands.recv() => command,
-                Some(ended) = accepting.join_next() => {
+                Some(ended) = ears.accepting.join_next() => {
                     ended.expect("an accept loop neither panics nor is it aborted");
+                    continue;
+                }
+                Some(ended) = ears.receiving.join_next() => {
+                    ended.expect("a receive loop neither panics nor is it aborted");
                     continue;
                 }
             };
             match command {
                 None => return,
-                Some(Command::Listen(port, listener)) => match TcpListener::from_std(listener) {
-                    Ok(listener) => {
-                        let (stop, stopped) = oneshot::channel();
-                        ports.insert(port, stop);
-                        accepting.spawn_local(self.clone().accept(port, listener, stopped));
-                    }
+                Some(Command::Listen(port, ear)) => {
                     // Its socket is closed with it, so the kernel gives newcomers to the other workers.
-                    Err(error) => {
-                        tracing::error!(port, %error, "a worker cannot accept; it is idle on this port")
+                    if let Err(error) = self.clone().listen(&mut ears, port, ear) {
+                        tracing::error!(%port, %error, "a worker cannot listen; it is idle on this port")
                     }
-                },
+                }
                 Some(Command::Close(port, done)) => {
-                    if let Some(stop) = ports.remove(&port) {
+                    if let Some(stop) = ears.stops.remove(&port) {
                         // A loop that is gone has nothing to stop, and `done` tells by being dropped.
                         let _ = stop.send(done);
                     }
                 }
                 Some(Command::Drain(deadline, done)) => {
-                    drop(ports);
-                    let cut = self.drain(accepting, deadline).await;
+                    let cut = self.drain(ears, deadline).await;
                     // Whoever asked may have stopped waiting.
                     let _ = done.send(cut);
                     return;
@@ -163,10 +180,45 @@ impl Worker {
         }
     }
 
+    fn listen(self: Rc<Self>, ears: &mut Ears, port: PortId, ear: Ear) -> io::Result<()> {
+        let (stop, stopped) = oneshot::channel();
+        match ear {
+            Ear::Stream(listener) => {
+                let listener = TcpListener::from_std(listener)?;
+                ears.accepting.spawn_local(self.accept(port, listener, stopped));
+            }
+            Ear::Datagram(socket) => {
+                let datagram_port = Rc::new(DatagramPort::new(port, socket)?);
+                self.datagram_ports.borrow_mut().insert(port, datagram_port);
+                ears.receiving.spawn_local(self.receive(port, stopped));
+            }
+        }
+        ears.stops.insert(port, stop);
+        Ok(())
+    }
+
+    /// Receives on one port until it is told to stop. While the process drains it goes on: what comes then comes from
+    /// clients that know of nobody else.
+    async fn receive(self: Rc<Self>, port: PortId, stop: oneshot::Receiver<oneshot::Sender<()>>) {
+        let Some(datagram_port) = self.datagram_ports.borrow().get(&port).cloned() else { return };
+        let received = datagram_port.receive(&self);
+        let done = tokio::select! {
+            biased;
+            Ok(done) = stop => done,
+            never = received => match never {},
+        };
+        // The socket goes with its last owner, and with it the flows.
+        self.datagram_ports.borrow_mut().remove(&port);
+        drop(datagram_port);
+        self.wake_tick();
+        // The binder may be gone, then nobody waits for the port.
+        let _ = done.send(());
+    }
+
     /// Accepts on one port until it is told to stop or nobody can tell it any more.
     async fn accept(
         self: Rc<Self>,
-        port: u16,
+        port: PortId,
         listener: TcpListener,
         stop: oneshot::Receiver<oneshot::Sender<()>>,
     ) {
@@ -180,7 +232,7 @@ impl Worker {
         };
         // Those who are connected must not be reset: newcomers are kept out first, then the queue is emptied.
         if let Err(error) = listener::keep_newcomers_out(&listener) {
-            tracing::warn!(port, %error, "cannot keep newcomers out of a port that closes; some may be reset; it takes Linux 5.7 or newer");
+            tracing::warn!(%port, %error, "cannot keep newcomers out of a port that closes; some may be reset; it takes Linux 5.7 or newer");
         }
         let mut linger = pin!(sleep(LISTENER_LINGER));
         loop {
@@ -197,7 +249,7 @@ impl Worker {
         }
     }
 
-    async fn welcome(self: &Rc<Self>, port: u16, accepted: io::Result<(TcpStream, SocketAddr)>) {
+    async fn welcome(self: &Rc<Self>, port: PortId, accepted: io::Result<(TcpStream, SocketAddr)>) {
         match accepted {
             Ok((stream, peer)) => {
                 self.admit(port, stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()))
@@ -206,22 +258,22 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 self.meters.refuse(Refusal::Descriptors);
-                self.complain(port, &error);
+                self.complain(port, "accept a connection", &error);
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 
-    /// Says why nobody can be accepted, but not each time.
-    fn complain(&self, port: u16, error: &io::Error) {
+    /// Says why nobody can be served, but not each time.
+    pub(super) fn complain(&self, port: PortId, task: &str, error: &io::Error) {
         let now = Instant::now();
         if self.complained.get().is_none_or(|at| now.saturating_duration_since(at) >= COMPLAIN_EVERY) {
             self.complained.set(Some(now));
-            tracing::warn!(port, %error, "cannot accept a connection; raise the limit of open files if it is the reason");
+            tracing::warn!(%port, %error, "cannot {task}; raise the limit of open files if it is the reason");
         }
     }
 
-    fn admit(self: &Rc<Self>, port: u16, stream: TcpStream, peer: SocketAddr) {
+    fn admit(self: &Rc<Self>, port: PortId, stream: TcpStream, peer: SocketAddr) {
         let ticket = match self.admission.enter(peer.ip()) {
             Ok(ticket) => ticket,
             Err(limit) => return self.meters.refuse(limit),
@@ -229,20 +281,23 @@ impl Worker {
         let view = self.view();
         let Some(served) = view.port(port) else { return };
         let (home, entrance) = (served.home().clone(), served.entrance().clone());
+        let protocol = served.protocol();
         self.set_clock(Instant::now());
         self.level.set(self.admission.pressure.level());
         let client = Rc::new(Client::new(peer, port, home, self.clock.clone(), self.trusted.clone()));
         self.clients.borrow_mut().push(Rc::downgrade(&client));
-        self.busy.notify_one();
+        self.wake_tick();
         let worker = self.clone();
         spawn_local(async move {
-            connection::serve(worker, stream, client, ticket, entrance).await;
+            connection::serve(worker, stream, client, ticket, protocol, entrance).await;
         });
     }
 
-    /// Lets what is under way finish; how many connections had to be cut.
-    async fn drain(&self, mut accepting: JoinSet<()>, deadline: Duration) -> usize {
+    /// Lets what is under way finish; how many connections and flows had to be cut.
+    async fn drain(&self, ears: Ears, deadline: Duration) -> usize {
         self.draining.set(Some(Instant::now()));
+        let Ears { stops, mut accepting, receiving: _receiving } = ears;
+        drop(stops);
         let finish = async {
             while accepting.join_next().await.is_some() {}
             while self.open_clients() > 0 {
@@ -255,7 +310,13 @@ impl Worker {
     }
 
     fn open_clients(&self) -> usize {
-        self.clients.borrow().iter().filter(|client| client.strong_count() > 0).count()
+        let connections = self.clients.borrow().iter().filter(|client| client.strong_count() > 0).count();
+        connections + self.datagram_ports.borrow().values().map(|port| port.flows()).sum::<usize>()
+    }
+
+    /// There is something to look after at every tick.
+    pub(super) fn wake_tick(&self) {
+        self.busy.notify_one();
     }
 
     /// Looks after all connections once per tick, as long as there are any.
@@ -282,12 +343,22 @@ impl Worker {
             client.iter().for_each(|client| client.tick(now, limits, leaving(client)));
             client.is_some()
         });
+        let flow_idle = self.flow_idle(limits);
+        let flowing =
+            self.datagram_ports.borrow().values().fold(false, |any, port| port.tidy(flow_idle, now) | any);
         let resting = self
             .homes
             .borrow()
             .values()
             .fold(false, |any, home| home.backends.tidy(self.limits.upstream_idle, now) | any);
-        resting || !self.clients.borrow().is_empty()
+        resting || flowing || !self.clients.borrow().is_empty()
+    }
+
+    /// How long a flow of UDP may be silent at the moment.
+    fn flow_idle(&self, limits: &Limits) -> Duration {
+        let crowded = self.admission.is_crowded_with_flows().then_some(CROWDED_FLOW_IDLE);
+        let draining = self.draining.get().map(|_| limits.drain_idle);
+        crowded.into_iter().chain(draining).fold(limits.flow_idle, Duration::min)
     }
 
     /// Finds out which ports and backends left since the last time.

@@ -218,6 +218,85 @@ mod tests {
     }
 
     #[test]
+    fn what_a_listener_says_fits_its_protocol() {
+        check(
+            "/spec/listeners",
+            json!([
+                {"name": "a", "port": 53, "protocol": "UDP"},
+                {"name": "b", "port": 53, "protocol": "TCP", "paths": []},
+                {"name": "c", "port": 80},
+            ]),
+            &[],
+        );
+        check(
+            "/spec/listeners",
+            json!([
+                {"name": "a", "port": 53, "protocol": "UDP", "proxyProtocol": "Accept"},
+                {"name": "b", "port": 53, "protocol": "UDP", "hostnames": ["a.test"]},
+                {"name": "c", "port": 54, "protocol": "TCP", "paths": ["/a"]},
+                {"name": "d", "port": 80},
+            ]),
+            &[
+                "spec.listeners: every listener needs a port of its own: give each of them another port, or name the hosts \
+                 and paths of both in one",
+                "spec.listeners[0].proxyProtocol: `Accept`: the PROXY protocol is for connections, which UDP has none of: \
+                 leave proxyProtocol out",
+                "spec.listeners[1]: hostnames and paths are parts of HTTP requests: leave them out, or use protocol HTTP or HTTPS",
+                "spec.listeners[2]: hostnames and paths are parts of HTTP requests: leave them out, or use protocol HTTP or HTTPS",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_no_listener_has_a_use_for_is_refused() {
+        let ca = json!({"serverName": "web.test", "ca": {"name": "a"}});
+        let pool = |protocol: &str| {
+            let mut object = good();
+            object["spec"] = json!({
+                "listeners": [{"name": "a", "port": 53, "protocol": protocol}],
+                "backends": [{"name": "a", "service": {"name": "web", "port": 80}}],
+            });
+            object
+        };
+        let told = |object: Value| {
+            let errors = Admission::new().unwrap().admit(object, Target::Cluster).err().unwrap_or_default();
+            errors.iter().map(|it| it.path.clone()).collect::<Vec<_>>()
+        };
+        for (at, field, value, refused) in [
+            ("/spec", "timeouts", json!({"request": "5s"}), ("spec.timeouts.request", true, true)),
+            ("/spec", "timeouts", json!({"request": "30s"}), ("", false, false)),
+            ("/spec", "timeouts", json!({"connect": "5s"}), ("spec.timeouts.connect", false, true)),
+            (
+                "/spec",
+                "algorithm",
+                json!({"hashOn": [{"type": "Path"}]}),
+                ("spec.algorithm.hashOn", true, true),
+            ),
+            ("/spec", "algorithm", json!({"hashOn": [{"type": "ClientIP"}]}), ("", false, false)),
+            ("/spec/backends/0", "protocol", json!("H2C"), ("spec.backends", true, true)),
+            ("/spec/backends/0", "tls", ca, ("spec.backends", false, true)),
+            ("/spec/backends/0", "proxyProtocol", json!("V2"), ("spec.backends", false, true)),
+            ("/spec/backends/0", "proxyProtocol", json!("Off"), ("", false, false)),
+        ] {
+            let (path, of_connections, of_datagrams) = refused;
+            for (protocol, is_refused) in [("HTTP", false), ("TCP", of_connections), ("UDP", of_datagrams)] {
+                let mut object = pool(protocol);
+                object.pointer_mut(at).unwrap()[field] = value.clone();
+                let expected = if is_refused { vec![path] } else { vec![] };
+                assert_eq!(told(object.clone()), expected, "{field} of {protocol}");
+                // Where there are requests as well, what is said of them is of use.
+                let also = json!({"name": "also", "port": 80, "protocol": "HTTP"});
+                object["spec"]["listeners"].as_array_mut().unwrap().push(also);
+                let in_the_clear = protocol == "UDP" && ["tls", "proxyProtocol"].contains(&field);
+                let expected = if is_refused && in_the_clear { vec![path] } else { vec![] };
+                if protocol != "HTTP" {
+                    assert_eq!(told(object), expected, "{field} of {protocol} and HTTP");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_rules_of_tls_hold_here_too() {
         let check_listener = |more: Value, expected: &[&str]| {
             let mut listener = json!({"name": "a", "port": 80});
@@ -228,11 +307,13 @@ mod tests {
         check_listener(json!({"protocol": "HTTPS", "tls": {"secretRefs": refs}}), &[]);
         check_listener(
             json!({"protocol": "HTTPS"}),
-            &["spec.listeners[0]: HTTPS needs tls: name a Secret with the certificate in tls.secretRefs"],
+            &[
+                "spec.listeners[0]: HTTPS and TLS need tls: name a Secret with the certificate in tls.secretRefs",
+            ],
         );
         check_listener(
             json!({"tls": {"secretRefs": refs}}),
-            &["spec.listeners[0]: tls is for HTTPS: set protocol to HTTPS, or leave tls out"],
+            &["spec.listeners[0]: tls is for HTTPS and TLS: set protocol to one of them, or leave tls out"],
         );
         check_listener(
             json!({"protocol": "HTTPS", "tls": {"secretRefs": [], "clientCA": {"name": "a"}, "clientCAFile": "b"}}),

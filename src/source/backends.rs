@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::metadata;
 use super::translate::{BackendSource, Errors, PortRef};
-use crate::balance::backend::{self, BackendId, Lineage, Member, Protocol, State, Weight};
+use crate::balance::backend::{self, BackendId, HttpVersion, Lineage, Member, State, Weight};
 use crate::crd::pool::{self as wire, LoadBalancerPoolSpec};
 
 /// The entries of a pool.
@@ -32,7 +32,7 @@ fn backend_source<'a>(
 ) -> Option<BackendSource> {
     let path = format!("spec.backends[{index}]");
     let group: Arc<str> = entry.name.as_str().into();
-    let protocol = entry.protocol.map(protocol);
+    let http = entry.protocol.map(http_version);
     match (&entry.service, &entry.endpoints) {
         (Some(service), None) => {
             if let Some(first) = seen.services.insert(&service.name, path.clone()) {
@@ -47,7 +47,7 @@ fn backend_source<'a>(
                 errors.add(format!("{path}.service.name"), reason);
             }
             let port = port_ref(&path, &service.port, errors)?;
-            Some(BackendSource::Service { group, service: service.name.as_str().into(), port, protocol })
+            Some(BackendSource::Service { group, service: service.name.as_str().into(), port, http })
         }
         (None, Some(endpoints)) => {
             if endpoints.is_empty() {
@@ -55,7 +55,7 @@ fn backend_source<'a>(
             }
             let entries = endpoints.iter().enumerate().filter_map(|(position, endpoint)| {
                 let path = format!("{path}.endpoints[{position}]");
-                member(&path, &group, protocol.unwrap_or_default(), endpoint, seen, errors)
+                member(&path, &group, http.unwrap_or_default(), endpoint, seen, errors)
             });
             let members = entries.collect();
             Some(BackendSource::Endpoints { group, members })
@@ -71,10 +71,10 @@ fn backend_source<'a>(
     }
 }
 
-fn protocol(wanted: wire::BackendProtocol) -> Protocol {
+fn http_version(wanted: wire::BackendProtocol) -> HttpVersion {
     match wanted {
-        wire::BackendProtocol::HTTP => Protocol::Http1,
-        wire::BackendProtocol::H2C => Protocol::Http2,
+        wire::BackendProtocol::HTTP => HttpVersion::Http1,
+        wire::BackendProtocol::H2C => HttpVersion::Http2,
     }
 }
 
@@ -99,7 +99,7 @@ fn port_ref(path: &str, port: &wire::PortRef, errors: &mut Errors) -> Option<Por
 fn member(
     path: &str,
     group: &Arc<str>,
-    protocol: Protocol,
+    http: HttpVersion,
     endpoint: &wire::Endpoint,
     seen: &mut Seen<'_>,
     errors: &mut Errors,
@@ -131,7 +131,7 @@ fn member(
     }
     let name: Arc<str> = address.to_string().into();
     let (id, group) = (BackendId(name.clone()), group.clone());
-    let backend = backend::Backend { id, group, name, address, protocol };
+    let backend = backend::Backend { id, group, name, address, http };
     Some(Member {
         backend: Arc::new(backend),
         weight: weight?,

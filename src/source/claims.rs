@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use crate::balance::pool::{Listener, Pool, PoolId};
+use crate::balance::pool::{Listener, Pool, PoolId, PortId};
 use crate::balance::routes::{HostPattern, Match};
 use crate::balance::snapshot::{PortShares, PortTls, Shares};
 use crate::balance::tls::TlsTerms;
@@ -14,7 +14,7 @@ use crate::balance::tls::TlsTerms;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
     /// The port.
-    pub port: u16,
+    pub port: PortId,
     /// What of it.
     pub over: Contested,
     /// The pool that has it.
@@ -24,10 +24,10 @@ pub struct Conflict {
 /// What of a port two pools cannot both have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Contested {
-    /// The same requests.
+    /// The same requests; of a port without requests, all of it.
     Part(Match),
-    /// Whether all of the port's connections speak TLS.
-    Encryption,
+    /// What is spoken on the port, and whether within TLS.
+    Protocol,
     /// Whether all of the port's connections begin with a header of the PROXY protocol.
     ProxyProtocol,
     /// What is asked of clients that want this host: the oldest version of TLS, and whose certificates.
@@ -38,7 +38,10 @@ pub enum Contested {
 pub(super) fn contested<'a>(others: impl Iterator<Item = &'a Pool>, last: &'a Pool) -> Vec<Conflict> {
     let mut claims = Claims::default();
     let shares_a_port = |other: &&Pool| {
-        other.listeners.iter().any(|theirs| last.listeners.iter().any(|ours| ours.port == theirs.port))
+        other
+            .listeners
+            .iter()
+            .any(|theirs| last.listeners.iter().any(|ours| ours.port_id() == theirs.port_id()))
     };
     for other in by_age(others.filter(shares_a_port)) {
         claims.claim(other);
@@ -58,7 +61,7 @@ pub(super) fn by_age<'a>(pools: impl Iterator<Item = &'a Pool>) -> Vec<&'a Pool>
 pub(super) struct Claims<'a> {
     pub(super) shares: Shares,
     /// Who was first on each port.
-    oldest: BTreeMap<u16, &'a PoolId>,
+    oldest: BTreeMap<PortId, &'a PoolId>,
 }
 
 impl<'a> Claims<'a> {
@@ -66,8 +69,8 @@ impl<'a> Claims<'a> {
     pub(super) fn claim(&mut self, pool: &'a Pool) -> Vec<Conflict> {
         let mut lost = Vec::new();
         for listener in &pool.listeners {
-            let oldest = *self.oldest.entry(listener.port).or_insert(&pool.id);
-            lost.extend(claim(self.shares.entry(listener.port), listener, &pool.id, oldest));
+            let oldest = *self.oldest.entry(listener.port_id()).or_insert(&pool.id);
+            lost.extend(claim(self.shares.entry(listener.port_id()), listener, &pool.id, oldest));
         }
         lost
     }
@@ -75,21 +78,21 @@ impl<'a> Claims<'a> {
 
 /// Gives pool `id` what is left of its listener's port, on which `oldest` was first; what is not left.
 fn claim(
-    port: Entry<'_, u16, PortShares>,
+    port: Entry<'_, PortId, PortShares>,
     listener: &Listener,
     id: &PoolId,
     oldest: &PoolId,
 ) -> Vec<Conflict> {
-    let (number, manner) = (listener.port, listener.manner());
+    let (id_of_port, manner) = (listener.port_id(), listener.manner());
     let tls = |terms: &Arc<TlsTerms>| PortTls { by_host: BTreeMap::new(), default: terms.clone() };
     let port = port.or_insert_with(|| PortShares {
         manner,
         tls: listener.tls.as_ref().map(tls),
         owners: BTreeMap::new(),
     });
-    let conflict = |over, holder: &PoolId| Conflict { port: number, over, holder: holder.clone() };
-    if port.manner.encrypted != manner.encrypted {
-        return vec![conflict(Contested::Encryption, oldest)];
+    let conflict = |over, holder: &PoolId| Conflict { port: id_of_port, over, holder: holder.clone() };
+    if (port.manner.protocol, port.manner.encrypted) != (manner.protocol, manner.encrypted) {
+        return vec![conflict(Contested::Protocol, oldest)];
     }
     if port.manner != manner {
         return vec![conflict(Contested::ProxyProtocol, oldest)];

@@ -7,9 +7,11 @@ mod builds;
 pub mod claims;
 pub mod credentials;
 pub mod file;
+mod fitness;
 #[cfg(test)]
 mod fuzz;
 pub mod kubernetes;
+mod listening;
 mod metadata;
 pub mod programmer;
 pub mod reach;

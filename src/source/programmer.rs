@@ -402,9 +402,9 @@ mod tests {
     use rustls::pki_types::PrivatePkcs8KeyDer;
 
     use super::*;
-    use crate::balance::backend::{Backend, Lineage, Protocol, Weight};
+    use crate::balance::backend::{Backend, HttpVersion, Lineage, Weight};
     use crate::balance::key::KeySource;
-    use crate::balance::pool::{Fill, Group, Listener, ProxyProtocol, Readiness, Timeouts};
+    use crate::balance::pool::{Fill, Group, Listener, PortId, Protocol, ProxyProtocol, Readiness, Timeouts};
     use crate::balance::routes::{HostPattern, Match, PathPrefix};
     use crate::balance::tls::{CaBundle, Certificate, TlsTerms, TlsVersion, Validity};
     use crate::handoff::{Reader, handoff};
@@ -415,7 +415,7 @@ mod tests {
             id: PoolId::new("shop", name),
             created_ms,
             listeners: vec![listener(port)],
-            groups: vec![Group { name: "stable".into(), weight: 1, tls: None }],
+            groups: vec![Group { name: "stable".into(), weight: 1, tls: None, introduction: None }],
             table_size: Some(251),
             fill: Fill::Seats,
             hash_on: vec![KeySource::ClientIp],
@@ -428,7 +428,8 @@ mod tests {
 
     fn listener(port: u16) -> Listener {
         let proxy_protocol = ProxyProtocol::Off;
-        Listener { name: "web".into(), port, proxy_protocol, tls: None, matches: vec![Match::all()] }
+        let (protocol, matches) = (Protocol::Http, vec![Match::all()]);
+        Listener { name: "web".into(), port, protocol, proxy_protocol, tls: None, matches }
     }
 
     fn member(name: &str) -> Member {
@@ -438,7 +439,7 @@ mod tests {
                 group: "stable".into(),
                 name: name.into(),
                 address: "192.0.2.1:80".parse().unwrap(),
-                protocol: Protocol::Http1,
+                http: HttpVersion::Http1,
             }),
             weight: Weight::ONE,
             state: State::Ready,
@@ -459,7 +460,7 @@ mod tests {
     }
 
     fn owner(reader: &Reader, port: u16) -> Option<String> {
-        reader.load().route(port, None, "/").map(|it| it.pool.id.name.to_string())
+        reader.load().route(PortId::Tcp(port), None, "/").map(|it| it.pool.id.name.to_string())
     }
 
     #[test]
@@ -484,10 +485,10 @@ mod tests {
     fn facts_that_change_nothing_publish_nothing_and_keep_the_very_table() {
         let (mut programmer, reader) = programmer();
         programmer.apply(vec![facts(pool("a", 80, 0), &["x", "y"])], Authority::Holder, 0);
-        let before = reader.load().route(80, None, "/").cloned().unwrap();
+        let before = reader.load().route(PortId::Tcp(80), None, "/").cloned().unwrap();
         programmer.apply(vec![facts(pool("a", 80, 0), &["y", "x"])], Authority::Holder, 1);
         assert_eq!(reader.load().generation, 1);
-        assert!(Arc::ptr_eq(&before, reader.load().route(80, None, "/").unwrap()));
+        assert!(Arc::ptr_eq(&before, reader.load().route(PortId::Tcp(80), None, "/").unwrap()));
     }
 
     #[test]
@@ -504,11 +505,14 @@ mod tests {
         let reports =
             programmer.apply(vec![facts(of("b", 2, &["y.test", "z.test"]), &["y"])], Authority::Holder, 0);
         let matched = Match { host: HostPattern::new("y.test"), path: PathPrefix::all() };
-        let conflict =
-            Conflict { port: 80, over: Contested::Part(matched), holder: PoolId::new("shop", "a") };
+        let conflict = Conflict {
+            port: PortId::Tcp(80),
+            over: Contested::Part(matched),
+            holder: PoolId::new("shop", "a"),
+        };
         assert_eq!(reports[0].port_conflicts, [conflict]);
         let snapshot = reader.load();
-        let owner = |host| snapshot.route(80, host, "/").map(|it| &*it.pool.id.name);
+        let owner = |host| snapshot.route(PortId::Tcp(80), host, "/").map(|it| &*it.pool.id.name);
         let owners = ["x.test", "y.test", "z.test", "w.test"].map(|host| owner(Some(host)));
         assert_eq!(owners, [Some("a"), Some("a"), Some("b"), None]);
         assert_eq!(owner(None), None);
@@ -529,10 +533,35 @@ mod tests {
         let holder = PoolId::new("shop", "a");
         assert_eq!(
             reports[0].port_conflicts,
-            [Conflict { port: 80, over: Contested::ProxyProtocol, holder }]
+            [Conflict { port: PortId::Tcp(80), over: Contested::ProxyProtocol, holder }]
         );
-        assert!(reader.load().route(80, Some("b"), "/").is_none());
+        assert!(reader.load().route(PortId::Tcp(80), Some("b"), "/").is_none());
         assert!(reader.load().ports().all(|(_, port)| port.manner.proxy_protocol == ProxyProtocol::Require));
+    }
+
+    #[test]
+    fn all_pools_of_a_port_speak_the_same_and_udp_has_ports_of_its_own() {
+        let (mut programmer, reader) = programmer();
+        let of = |name: &str, created_ms, protocol| {
+            let mut pool = pool(name, 53, created_ms);
+            pool.listeners[0].protocol = protocol;
+            facts(pool, &["x"])
+        };
+        let mut conflicts =
+            |change| programmer.apply(vec![change], Authority::Holder, 0).remove(0).port_conflicts;
+        let (holder, port) = (PoolId::new("shop", "a"), PortId::Tcp(53));
+        assert_eq!(conflicts(of("a", 1, Protocol::Tcp)), []);
+        let expected = Conflict { port, over: Contested::Protocol, holder: holder.clone() };
+        assert_eq!(conflicts(of("b", 2, Protocol::Http)), [expected]);
+        let expected = Conflict { port, over: Contested::Part(Match::all()), holder };
+        assert_eq!(conflicts(of("c", 3, Protocol::Tcp)), [expected]);
+        assert_eq!(conflicts(of("d", 4, Protocol::Udp)), []);
+        let snapshot = reader.load();
+        let served: Vec<(PortId, Protocol)> =
+            snapshot.ports().map(|(id, port)| (id, port.manner.protocol)).collect();
+        assert_eq!(served, [(port, Protocol::Tcp), (PortId::Udp(53), Protocol::Udp)]);
+        let owner = |port| snapshot.route(port, None, "/").map(|it| &*it.pool.id.name);
+        assert_eq!([port, PortId::Udp(53)].map(owner), [Some("a"), Some("d")]);
     }
 
     fn terms(key: u8, client_ca: &[u8]) -> TlsTerms {
@@ -570,9 +599,9 @@ mod tests {
         assert_eq!(conflict(encrypted("b", 2, "/b", Some(terms(2, &[7])))), []);
         let clients = Contested::Clients(HostPattern::new("x.test"));
         assert_eq!(conflict(encrypted("c", 3, "/c", Some(terms(1, &[])))), [clients]);
-        assert_eq!(conflict(encrypted("d", 4, "/d", None)), [Contested::Encryption]);
+        assert_eq!(conflict(encrypted("d", 4, "/d", None)), [Contested::Protocol]);
         let snapshot = reader.load();
-        let owner = |path| snapshot.route(80, Some("x.test"), path).map(|it| &*it.pool.id.name);
+        let owner = |path| snapshot.route(PortId::Tcp(80), Some("x.test"), path).map(|it| &*it.pool.id.name);
         assert_eq!(["/", "/b", "/c", "/d"].map(owner), [Some("a"), Some("b"), Some("a"), Some("a")]);
         let (_, port) = snapshot.ports().next().unwrap();
         assert_eq!(*port.tls.as_ref().unwrap().default, terms(1, &[7]), "the oldest pool's");
@@ -601,7 +630,7 @@ mod tests {
         let holder = PoolId::new("shop", "b");
         assert_eq!(
             loser.port_conflicts,
-            [Conflict { port: 80, over: Contested::Part(Match::all()), holder }]
+            [Conflict { port: PortId::Tcp(80), over: Contested::Part(Match::all()), holder }]
         );
         assert_eq!(owner(&reader, 80).as_deref(), Some("b"));
         programmer.apply(vec![Change::Remove(PoolId::new("shop", "b"))], Authority::Holder, 0);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::tls::Secured;
 use super::translate::{BackendSource, FieldError, Translated};
+use crate::balance::pool::PortId;
 
 /// Who is going to serve the pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub fn check(translated: Translated, target: Target) -> Result<Translated, Vec<F
 }
 
 /// What is wrong with a listener on Guideway's own port.
-pub(super) fn is_our_own(port: u16) -> String {
+pub(super) fn is_our_own(port: PortId) -> String {
     format!("{port} is Guideway's own metrics port (--metrics-address); use another port")
 }
 

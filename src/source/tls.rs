@@ -102,16 +102,16 @@ impl Secured {
         let path = format!("spec.listeners[{index}].tls");
         let mut add = |path: String, reason: &str| errors.push(FieldError::new(path, reason));
         let tls = match (listener.protocol, &listener.tls) {
-            (Protocol::HTTPS, Some(tls)) => tls,
-            (Protocol::HTTPS, None) => {
+            (Protocol::HTTPS | Protocol::TLS, Some(tls)) => tls,
+            (Protocol::HTTPS | Protocol::TLS, None) => {
                 add(path, "is missing; name a Secret with the certificate in tls.secretRefs");
                 return None;
             }
-            (Protocol::HTTP, Some(_)) => {
-                add(path, "is for HTTPS; set protocol to HTTPS, or leave tls out");
+            (Protocol::HTTP | Protocol::TCP | Protocol::UDP, Some(_)) => {
+                add(path, "is for HTTPS and TLS; set protocol to one of them, or leave tls out");
                 return None;
             }
-            (Protocol::HTTP, None) => return None,
+            (Protocol::HTTP | Protocol::TCP | Protocol::UDP, None) => return None,
         };
         if tls.secret_refs.is_empty() && tls.certificate_files.is_empty() {
             add(format!("{path}.secretRefs"), "is missing; name at least one Secret with a certificate");

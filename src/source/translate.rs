@@ -1,7 +1,7 @@
 //! Owns the wall between the wire and the domain: a `LoadBalancerPool` becomes a checked `Pool` and the
 //! places its backends come from. Every mistake is reported with its path and what to do about it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,13 @@ use std::time::Duration;
 use kube::ResourceExt;
 
 use super::backends::backends;
+use super::fitness;
+use super::listening;
 use super::metadata;
 use super::tls::Secured;
-use crate::balance::backend::{Member, Protocol};
+use crate::balance::backend::{HttpVersion, Member};
 use crate::balance::key::KeySource;
-use crate::balance::pool::{self, Fill, Group, Listener, Pool, PoolId, ProxyProtocol, Readiness, Sample};
-use crate::balance::routes::{HostPattern, Match, PathPrefix};
+use crate::balance::pool::{self, Fill, Group, Pool, PoolId, ProxyVersion, Readiness, Sample};
 use crate::balance::table::prime;
 use crate::crd::duration::DurationText;
 use crate::crd::pool::{self as wire, HashOnType, LoadBalancerPool, LoadBalancerPoolSpec};
@@ -42,7 +43,7 @@ pub enum BackendSource {
         /// Port of the Service.
         port: PortRef,
         /// What its endpoints speak; what the Service's port says when absent.
-        protocol: Option<Protocol>,
+        http: Option<HttpVersion>,
     },
     /// Fixed addresses, always ready.
     Endpoints {
@@ -97,11 +98,12 @@ impl fmt::Display for FieldError {
 pub fn pool(resource: &LoadBalancerPool) -> Result<Translated, Vec<FieldError>> {
     let mut errors = Errors::default();
     let spec = &resource.spec;
+    fitness::check(spec, &mut errors);
     let translated = Translated {
         pool: Arc::new(Pool {
             id: id(resource),
             created_ms: created_ms(resource),
-            listeners: listeners(spec, &mut errors),
+            listeners: listening::listeners(spec, &mut errors),
             groups: groups(spec, &mut errors),
             table_size: table_size(spec, &mut errors),
             fill: fill(spec.algorithm.fill),
@@ -139,100 +141,13 @@ fn created_ms(resource: &LoadBalancerPool) -> u64 {
     u64::try_from(created).unwrap_or(0)
 }
 
-fn listeners(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Listener> {
-    if spec.listeners.is_empty() {
-        errors.add("spec.listeners", "is empty; name at least one port to listen on");
-    }
-    let (mut names, mut ports) = (BTreeMap::new(), BTreeMap::new());
-    for (index, listener) in spec.listeners.iter().enumerate() {
-        let path = format!("spec.listeners[{index}]");
-        unique_name(&mut names, &path, &listener.name, errors);
-        if listener.port == 0 {
-            errors.add(format!("{path}.port"), "0 is not a port; use 1 to 65535");
-        } else if let Some(first) = ports.insert(listener.port, path.clone()) {
-            errors.add(
-                format!("{path}.port"),
-                format!("{first} has port {} already; use another one", listener.port),
-            );
-        }
-    }
-    let listener = |(index, it): (usize, &wire::Listener)| Listener {
-        name: it.name.as_str().into(),
-        port: it.port,
-        proxy_protocol: proxy_protocol(it.proxy_protocol),
-        tls: None,
-        matches: matches(&format!("spec.listeners[{index}]"), it, errors),
-    };
-    spec.listeners.iter().enumerate().map(listener).collect()
-}
-
-fn proxy_protocol(wanted: wire::ProxyProtocol) -> ProxyProtocol {
-    match wanted {
-        wire::ProxyProtocol::Off => ProxyProtocol::Off,
-        wire::ProxyProtocol::Accept => ProxyProtocol::Accept,
-        wire::ProxyProtocol::Require => ProxyProtocol::Require,
-    }
-}
-
-/// What a listener is for: each of its hosts with each of its paths.
-fn matches(at: &str, listener: &wire::Listener, errors: &mut Errors) -> Vec<Match> {
-    for (index, host) in listener.hostnames.iter().enumerate() {
-        if !is_hostname(host) {
-            let reason = format!("`{host}` is no hostname; write a name in lower case, or `*.` and a name");
-            errors.add(format!("{at}.hostnames[{index}]"), reason);
-        }
-    }
-    for (index, path) in listener.paths.iter().enumerate() {
-        if let Some(fault) = path_fault(path) {
-            errors.add(format!("{at}.paths[{index}]"), format!("`{path}` {fault}"));
-        }
-    }
-    let hosts = if listener.hostnames.is_empty() {
-        vec![HostPattern::Any]
-    } else {
-        listener.hostnames.iter().map(|host| HostPattern::new(host)).collect()
-    };
-    let paths = if listener.paths.is_empty() {
-        vec![PathPrefix::all()]
-    } else {
-        listener.paths.iter().map(|path| PathPrefix::new(path)).collect()
-    };
-    let of_host =
-        |host: HostPattern| paths.iter().map(move |path| Match { host: host.clone(), path: path.clone() });
-    let all: BTreeSet<Match> = hosts.into_iter().flat_map(of_host).collect();
-    all.into_iter().collect()
-}
-
-/// A name of DNS in lower case (RFC 1123 section 2.1), with or without `*.` in front.
-fn is_hostname(host: &str) -> bool {
-    let name = host.strip_prefix("*.").unwrap_or(host);
-    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let is_label = |label: &str| {
-        !label.is_empty() && label.bytes().all(fits) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    host.len() <= 253 && name.split('.').all(is_label)
-}
-
-/// What keeps a prefix from ever matching as its writer means it.
-fn path_fault(path: &str) -> Option<&'static str> {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte);
-    match path {
-        _ if !path.starts_with('/') => Some("does not begin with `/`; write the whole path"),
-        _ if path.len() > 1024 => Some("is longer than 1024 bytes; shorten it"),
-        _ if !path.bytes().all(fits) => {
-            Some("has characters that no path has; write them as %XX, without a query")
-        }
-        _ if path
-            .split('/')
-            .any(|it| matches!(&*it.to_ascii_lowercase().replace("%2e", "."), "." | "..")) =>
-        {
-            Some("has a segment `.` or `..`, which requests are rid of; write the path without it")
-        }
-        _ => None,
-    }
-}
-
-fn unique_name<'a>(seen: &mut BTreeMap<&'a str, String>, path: &str, name: &'a str, errors: &mut Errors) {
+/// Adds a mistake where a list has the name already.
+pub(super) fn unique_name<'a>(
+    seen: &mut BTreeMap<&'a str, String>,
+    path: &str,
+    name: &'a str,
+    errors: &mut Errors,
+) {
     if name.is_empty() {
         errors.add(format!("{path}.name"), "is empty; give it a name that is unique within the pool");
     } else if let Some(first) = seen.insert(name, path.to_string()) {
@@ -253,8 +168,21 @@ fn groups(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Group> {
     for (index, backend) in spec.backends.iter().enumerate() {
         unique_name(&mut names, &format!("spec.backends[{index}]"), &backend.name, errors);
     }
-    let checked = |it: &wire::Backend| Group { name: it.name.as_str().into(), weight: it.weight, tls: None };
+    let checked = |it: &wire::Backend| Group {
+        name: it.name.as_str().into(),
+        weight: it.weight,
+        tls: None,
+        introduction: introduction(it.proxy_protocol),
+    };
     spec.backends.iter().map(checked).collect()
+}
+
+fn introduction(wanted: wire::Introduction) -> Option<ProxyVersion> {
+    match wanted {
+        wire::Introduction::Off => None,
+        wire::Introduction::V1 => Some(ProxyVersion::V1),
+        wire::Introduction::V2 => Some(ProxyVersion::V2),
+    }
 }
 
 /// Below this a table could not share out its slots among the endpoints of even a small pool.
@@ -388,6 +316,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::balance::pool::{Listener, Protocol, ProxyProtocol};
+    use crate::balance::routes::Match;
     use crate::balance::tls::{BackendTls, CaBundle, Certificate, TlsVersion};
     use crate::source::credentials::tests::{authority, pair};
     use crate::source::credentials::{authorities, certificate};
@@ -436,10 +366,17 @@ mod tests {
         let (name, proxy_protocol) = ("web".into(), ProxyProtocol::Off);
         assert_eq!(
             it.listeners,
-            [Listener { name, port: 8080, proxy_protocol, tls: None, matches: vec![Match::all()] }]
+            [Listener {
+                name,
+                port: 8080,
+                protocol: Protocol::Http,
+                proxy_protocol,
+                tls: None,
+                matches: vec![Match::all()]
+            }]
         );
-        assert_eq!(it.groups[0], Group { name: "stable".into(), weight: 90, tls: None });
-        assert_eq!(it.groups[1], Group { name: "outside".into(), weight: 1, tls: None });
+        assert_eq!(it.groups[0], Group { name: "stable".into(), weight: 90, tls: None, introduction: None });
+        assert_eq!(it.groups[1], Group { name: "outside".into(), weight: 1, tls: None, introduction: None });
         assert_eq!((it.table_size, it.fill, it.readiness), (None, Fill::Seats, Readiness::Require));
         assert_eq!(it.hash_on, [KeySource::ClientIp]);
         assert_eq!(it.drain_timeout, Duration::from_secs(60));
@@ -449,12 +386,12 @@ mod tests {
             group: "stable".into(),
             service: "web".into(),
             port: PortRef::Name("http".into()),
-            protocol: None,
+            http: None,
         };
         assert_eq!(translated.backends[0], service);
         let BackendSource::Endpoints { members, .. } = &translated.backends[1] else { panic!("endpoints") };
         assert_eq!(members[0].backend.id.as_str(), "192.0.2.10:80");
-        assert_eq!((members[0].weight.get(), members[0].backend.protocol), (2, Protocol::Http1));
+        assert_eq!((members[0].weight.get(), members[0].backend.http), (2, HttpVersion::Http1));
     }
 
     #[test]
@@ -463,10 +400,10 @@ mod tests {
         spec["backends"][0]["protocol"] = json!("HTTP");
         spec["backends"][1]["protocol"] = json!("H2C");
         let translated = pool(&resource(spec)).unwrap();
-        let BackendSource::Service { protocol, .. } = &translated.backends[0] else { panic!("service") };
-        assert_eq!(*protocol, Some(Protocol::Http1));
+        let BackendSource::Service { http, .. } = &translated.backends[0] else { panic!("service") };
+        assert_eq!(*http, Some(HttpVersion::Http1));
         let BackendSource::Endpoints { members, .. } = &translated.backends[1] else { panic!("endpoints") };
-        assert!(members.iter().all(|member| member.backend.protocol == Protocol::Http2));
+        assert!(members.iter().all(|member| member.backend.http == HttpVersion::Http2));
     }
 
     #[test]
@@ -525,6 +462,69 @@ mod tests {
         let it = pool(&resource(spec)).unwrap().pool;
         assert_eq!(it.hash_on, [KeySource::Header("x-user".into()), KeySource::Cookie("SID".into())]);
         assert_eq!(it.timeouts.request, None);
+    }
+
+    #[test]
+    fn what_is_said_of_requests_or_connections_fits_a_listener_that_has_some() {
+        check(
+            "/listeners",
+            json!([
+                {"name": "a", "port": 53, "protocol": "UDP", "proxyProtocol": "Accept"},
+                {"name": "b", "port": 53, "protocol": "TCP", "hostnames": ["a.b"]},
+                {"name": "c", "port": 53},
+            ]),
+            &[
+                (
+                    "spec.listeners[0].proxyProtocol",
+                    "UDP has no connections that could begin with it; leave it out",
+                ),
+                (
+                    "spec.listeners[1].hostnames",
+                    "TCP has no requests to tell apart; leave it out, or use HTTP or HTTPS",
+                ),
+                ("spec.listeners[2].port", "spec.listeners[1] has port 53 already; use another one"),
+            ],
+        );
+    }
+
+    #[test]
+    fn what_no_listener_has_a_use_for_is_refused() {
+        let mut spec = good();
+        spec["listeners"][0]["protocol"] = json!("UDP");
+        spec["timeouts"] = json!({"connect": "2s", "request": "0s"});
+        spec["algorithm"] = json!({"hashOn": [{"type": "ClientIP"}, {"type": "Host"}]});
+        spec["backends"][0]["protocol"] = json!("HTTP");
+        spec["backends"][1]["tls"] = json!({"serverName": "web.test", "ca": {"name": "a"}});
+        spec["backends"][1]["proxyProtocol"] = json!("V1");
+        let told = |spec: &Value| {
+            let errors = pool(&resource(spec.clone())).err().unwrap_or_default();
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let of_requests = [
+            "spec.algorithm.hashOn[1]: Host is a part of requests, and no listener has any; leave it out, or use ClientIP",
+            "spec.timeouts.request: no listener has requests that it could limit; leave it out",
+            "spec.backends[0].protocol: no listener has requests that it could be for, and all else passes as it came; \
+             leave it out",
+        ];
+        let of_connections = [
+            "spec.timeouts.connect: datagrams are sent without a connection that it could limit; leave it out",
+        ];
+        let in_the_clear = [
+            "spec.backends[1].tls: is for connections, and datagrams would go out in the clear; give listeners of UDP a \
+             pool without it",
+            "spec.backends[1].proxyProtocol: is for connections, which datagrams have none of; give listeners of UDP a \
+             pool without it",
+        ];
+        assert_eq!(told(&spec), [&of_requests[..], &of_connections, &in_the_clear].concat());
+        spec["listeners"][0]["protocol"] = json!("TCP");
+        assert_eq!(told(&spec), of_requests);
+        let also = json!({"name": "also", "port": 53, "protocol": "UDP"});
+        spec["listeners"].as_array_mut().unwrap().push(also);
+        assert_eq!(told(&spec), [&of_requests[..], &in_the_clear].concat());
+        spec["listeners"][0]["protocol"] = json!("HTTP");
+        assert_eq!(told(&spec), in_the_clear);
+        spec["listeners"].as_array_mut().unwrap().pop();
+        assert!(told(&spec).is_empty());
     }
 
     #[test]
@@ -651,7 +651,10 @@ mod tests {
         );
         check_listener(
             json!({"tls": {"secretRefs": [{"name": "a"}]}}),
-            &[("spec.listeners[0].tls", "is for HTTPS; set protocol to HTTPS, or leave tls out")],
+            &[(
+                "spec.listeners[0].tls",
+                "is for HTTPS and TLS; set protocol to one of them, or leave tls out",
+            )],
         );
         check_listener(
             tls(json!({"clientCA": {"name": "b"}, "clientCAFile": "b"})),
@@ -729,14 +732,14 @@ mod tests {
             equipped(Lacking::Unserved, &[&identity], None),
             equipped(Lacking::Unserved, &[], Some(&ca)),
         ] {
-            assert_eq!(groups[0], Group { name: "stable".into(), weight: 0, tls: None });
+            assert_eq!(groups[0], Group { name: "stable".into(), weight: 0, tls: None, introduction: None });
             assert_eq!(groups[1], it.pool.groups[1], "it alone");
         }
         assert_eq!(equipped(Lacking::LookedAt, &[], None), it.pool.groups);
         let whole = equipped(Lacking::Unserved, &[&identity], Some(&ca));
         let server_name = ServerName::try_from("web.shop.svc").unwrap();
         let tls = Some(Arc::new(BackendTls { server_name, ca, identity: Some(identity) }));
-        assert_eq!(whole[0], Group { name: "stable".into(), weight: 90, tls });
+        assert_eq!(whole[0], Group { name: "stable".into(), weight: 90, tls, introduction: None });
     }
 
     #[test]

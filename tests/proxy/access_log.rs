@@ -1,18 +1,21 @@
 //! What the access log says of requests, however they end, and that nobody waits for it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use guideway::balance::pool::Sample;
+use guideway::balance::backend::State;
+use guideway::balance::pool::{Protocol, Sample};
 use guideway::handoff::{bindings, handoff};
 use guideway::metrics::Metrics;
-use guideway::proxy::{AccessLogOptions, LineForm, LogTarget, Proxy, ProxyOptions};
+use guideway::proxy::{AccessLogOptions, Limits, LineForm, LogTarget, Proxy, ProxyOptions};
 use guideway::readiness::Readiness;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::{TcpStream, UdpSocket};
 
-use super::stage::{Backend, Setup, Stage, ok};
+use super::stage::{Backend, Reserved, Setup, Stage, ok};
 
 const GET: &str = "GET /cart?token=secret HTTP/1.1\r\nHost: a\r\n\r\n";
 const CLOSE: &str = "GET /cart HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -23,6 +26,8 @@ const DROPPED: &str = "guideway_access_log_dropped_total";
 struct Logged {
     stage: Stage,
     path: PathBuf,
+    /// Lines that were asked for one by one.
+    read: usize,
     _folder: TempDir,
 }
 
@@ -31,11 +36,28 @@ impl Logged {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.log");
         let stage = stage(form, &path, backends).await;
-        Self { stage, path, _folder: folder }
+        Self { stage, path, read: 0, _folder: folder }
     }
 
     async fn json(backends: &[&Backend]) -> Self {
         Self::new(LineForm::Json, backends).await
+    }
+
+    /// Of a port that speaks no HTTP.
+    async fn of(setup: Setup, backends: &[SocketAddr]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let access_log = AccessLogOptions { target: LogTarget::File(path.clone()), form: LineForm::Json };
+        let setup = Setup { logged: Sample::of(1.0), access_log, ..setup };
+        Self { stage: Stage::with(setup, backends).await, path, read: 0, _folder: folder }
+    }
+
+    /// The line behind those that were asked for before.
+    async fn next_line(&mut self) -> Value {
+        self.read += 1;
+        let text = comes(&self.path, self.read).await;
+        let line = text.lines().nth(self.read - 1).unwrap();
+        settled(serde_json::from_str(line).unwrap())
     }
 
     /// The first lines of the log, once there are so many, without what differs from run to run.
@@ -66,12 +88,17 @@ async fn comes(path: &Path, lines: usize) -> String {
 
 /// Checks what differs from run to run, and takes it away.
 fn settled(mut line: Value) -> Value {
+    let may_be_brief = line["protocol"] == "UDP";
     let fields = line.as_object_mut().unwrap();
     let mut take = |name: &str| fields.remove(name).unwrap();
     assert!(take("time").as_str().unwrap().ends_with('Z'));
     assert!(take("client_port").is_u64());
     let (took, upstream) = (take("duration_ms").as_f64().unwrap(), take("upstream_ms"));
-    assert!(took > 0.0 && upstream.as_f64().is_none_or(|upstream| upstream <= took), "{upstream} of {took}");
+    // A flow may be over with its first datagram.
+    assert!(
+        (took > 0.0 || may_be_brief) && upstream.as_f64().is_none_or(|upstream| upstream <= took),
+        "{upstream} of {took}"
+    );
     let key = take("key");
     assert!(key.as_str().is_none_or(|key| u64::from_str_radix(key, 16).is_ok() && key.len() == 16));
     line["measured"] = json!([!upstream.is_null(), !key.is_null()]);
@@ -369,4 +396,105 @@ async fn the_client_is_the_one_for_whom_a_trusted_proxy_asks() {
         .await;
     let line: Value = serde_json::from_str(&comes(&path, 1).await).unwrap();
     assert_eq!((&line["client"], &line["client_port"]), (&json!("192.0.2.7"), &Value::Null));
+}
+
+/// What the line of a connection or flow says, but for these fields.
+fn carried(protocol: &str, backend: Option<SocketAddr>, but: Value) -> Value {
+    let address = backend.map(|it| it.to_string());
+    let mut line = json!({
+        "client": "127.0.0.1", "namespace": "shop", "pool": "web",
+        "method": null, "host": null, "path": null, "protocol": protocol,
+        "status": null, "bytes_in": 0, "bytes_out": 0,
+        "backend": address, "backend_id": address, "backend_address": address,
+        "retries": 0, "reason": null, "measured": [false, true],
+    });
+    for (name, value) in but.as_object().unwrap() {
+        line[name] = value.clone();
+    }
+    line
+}
+
+#[tokio::test]
+async fn a_connection_of_tcp_has_a_line_when_it_ends_that_says_how() {
+    let backend = Backend::new().await;
+    let limits = Limits { tunnel_idle: Duration::from_millis(600), ..Limits::for_descriptors(20_000) };
+    let setup = Setup { protocol: Protocol::Tcp, limits, ..Setup::default() };
+    let mut log = Logged::of(setup, &[backend.address]).await;
+    let at = Some(backend.address);
+    for (end, reason) in [
+        ("in order", Value::Null),
+        ("by the client", json!("client_gone")),
+        ("by the backend", json!("truncated")),
+        ("by nobody", json!("idle")),
+    ] {
+        let mut client = log.stage.connect().await;
+        let mut server = backend.accept().await;
+        client.write("question").await;
+        assert_eq!(server.read(8).await, "question");
+        server.write("yes").await;
+        assert_eq!(client.read(3).await, "yes");
+        match end {
+            "in order" => {
+                client.shutdown().await;
+                server.shutdown().await;
+                assert!(client.is_closed().await);
+            }
+            "by the client" => client.reset(),
+            "by the backend" => server.reset(),
+            _ => assert!(client.is_reset().await),
+        }
+        let line = carried("TCP", at, json!({"bytes_in": 8, "bytes_out": 3, "reason": reason}));
+        assert_eq!(log.next_line().await, line, "it ended {end}");
+    }
+    // It may be reset before it is known to be there.
+    let port = log.stage.port;
+    let connect = async || TcpStream::connect(("127.0.0.1", port)).await.ok();
+    let refusing = Reserved::new();
+    log.stage.publish(&[refusing.address()], State::Ready);
+    let _client = connect().await;
+    assert_eq!(
+        log.next_line().await,
+        carried("TCP", None, json!({"reason": "connect_failed", "retries": 1}))
+    );
+    log.stage.publish(&[], State::Ready);
+    let _client = connect().await;
+    assert_eq!(log.next_line().await, carried("TCP", None, json!({"reason": "no_backend"})));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_at_the_end_of_the_process_has_a_line() {
+    let backend = Backend::new().await;
+    let setup = Setup { protocol: Protocol::Tcp, ..Setup::default() };
+    let log = Logged::of(setup, &[backend.address]).await;
+    let mut client = log.stage.connect().await;
+    let mut server = backend.accept().await;
+    client.write("x").await;
+    server.read(1).await;
+    assert_eq!(log.stage.proxy.drain(Duration::from_millis(100)).await, 1);
+    let text = comes(&log.path, 1).await;
+    let line = settled(serde_json::from_str(text.trim_end()).unwrap());
+    let expected = json!({"bytes_in": 1, "reason": "drained"});
+    assert_eq!(line, carried("TCP", Some(backend.address), expected));
+}
+
+#[tokio::test]
+async fn a_flow_has_a_line_when_it_is_forgotten() {
+    let backend = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let at = backend.local_addr().unwrap();
+    let limits = Limits { flow_idle: Duration::from_millis(300), ..Limits::for_descriptors(20_000) };
+    let setup = Setup { protocol: Protocol::Udp, limits, ..Setup::default() };
+    let mut log = Logged::of(setup, &[at]).await;
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(("127.0.0.1", log.stage.port)).await.unwrap();
+    let mut space = [0; 16];
+    for question in ["four", "three"] {
+        client.send(question.as_bytes()).await.unwrap();
+        let (_, flow) = backend.recv_from(&mut space).await.unwrap();
+        backend.send_to(b"ok", flow).await.unwrap();
+        client.recv(&mut space).await.unwrap();
+    }
+    assert_eq!(log.next_line().await, carried("UDP", Some(at), json!({"bytes_in": 9, "bytes_out": 4})));
+    log.stage.publish(&[], State::Ready);
+    client.send(b"x").await.unwrap();
+    assert_eq!(log.next_line().await, carried("UDP", None, json!({"reason": "no_backend"})));
 }

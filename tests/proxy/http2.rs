@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use guideway::balance::backend::HttpVersion;
 use http::Request;
 
 use super::stage::{Backend, Setup, Stage, ok};
@@ -174,12 +175,11 @@ async fn fields_behind_a_request_end_here() {
 
 #[tokio::test]
 async fn large_bodies_pass_both_ways() {
-    for protocol in [guideway::balance::backend::Protocol::Http2, guideway::balance::backend::Protocol::Http1]
-    {
+    for http in [HttpVersion::Http2, HttpVersion::Http1] {
         let (plain, streamed) = (Backend::new().await, Http2Backend::new().await);
-        let is_h2 = protocol == guideway::balance::backend::Protocol::Http2;
+        let is_h2 = http == HttpVersion::Http2;
         let address = if is_h2 { streamed.address } else { plain.address };
-        let stage = Stage::with(Setup { protocol, ..Setup::default() }, &[address]).await;
+        let stage = Stage::with(Setup { http, ..Setup::default() }, &[address]).await;
         const SIZE: usize = 3_000_000;
         if is_h2 {
             streamed.answer_all(|(request, mut respond)| async move {

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use guideway::balance::backend::State;
+use guideway::balance::pool::PortId;
 use guideway::balance::routes::{HostPattern, Match, PathPrefix};
 use guideway::handoff::BindState;
 use socket2::{Domain, Socket, Type};
@@ -33,13 +34,13 @@ async fn a_port_of_another_program_is_left_alone_until_it_is_free() {
         let backend = Backend::new().await;
         let mut stage = Stage::with(setup, &[backend.address]).await;
         backend.answer_all("ok");
-        let BindState::Failed { reason } = &stage.bindings.current()[&port] else {
+        let BindState::Failed { reason } = &stage.bindings.current()[&PortId::Tcp(port)] else {
             panic!("the port is shared")
         };
         assert!(reason.contains("in use by another program"), "{reason}");
         assert!(!stage.readiness.is_ready(), "nobody could be served");
         drop(other);
-        stage.wait_until(|ports| ports.get(&port) == Some(&BindState::Bound)).await;
+        stage.wait_until(|ports| ports.get(&PortId::Tcp(port)) == Some(&BindState::Bound)).await;
         stage.becomes_ready().await;
         assert!(stage.exchange(GET).await.ends_with("ok"));
     }
@@ -53,7 +54,10 @@ async fn the_port_of_the_process_itself_is_not_taken_for_another_program_s() {
     let reason = format!(
         "port {port} is Guideway's own metrics port; choose another port or another --metrics-address"
     );
-    assert_eq!(stage.bindings.current(), [(port, BindState::Failed { reason: reason.into() })].into());
+    assert_eq!(
+        stage.bindings.current(),
+        [(PortId::Tcp(port), BindState::Failed { reason: reason.into() })].into()
+    );
 }
 
 #[tokio::test]
@@ -70,7 +74,7 @@ async fn a_port_that_no_pool_asks_for_is_closed_and_opened_again() {
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         stage.publish(&[address], State::Ready);
         let port = stage.port;
-        stage.wait_until(|ports| ports.get(&port) == Some(&BindState::Bound)).await;
+        stage.wait_until(|ports| ports.get(&PortId::Tcp(port)) == Some(&BindState::Bound)).await;
     }
 }
 
@@ -171,7 +175,7 @@ async fn connections_stay_on_a_port_that_some_pool_has_or_has_again() {
         stage.publish_nothing();
         stage.wait_until(|ports| ports.is_empty()).await;
         stage.publish(&[addresses[0]], State::Ready);
-        stage.wait_until(|ports| ports.get(&port) == Some(&BindState::Bound)).await;
+        stage.wait_until(|ports| ports.get(&PortId::Tcp(port)) == Some(&BindState::Bound)).await;
         tokio::time::sleep(Duration::from_millis(1200)).await;
         client.write(KEPT).await;
         let (head, body) = client.read_response().await;

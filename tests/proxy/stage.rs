@@ -6,16 +6,18 @@ mod peer;
 mod reserved;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use guideway::balance::assignment::Assignment;
-use guideway::balance::backend::{Backend as Target, Protocol, State};
+use guideway::balance::backend::{Backend as Target, HttpVersion, State};
 use guideway::balance::key::KeySource;
 use guideway::balance::pool::{
-    Fill, Group, Listener, Manner, Pool, PoolId, ProxyProtocol, Readiness as PodReadiness, Sample, Timeouts,
+    Fill, Group, Listener, Manner, Pool, PoolId, PortId, Protocol, ProxyProtocol, ProxyVersion,
+    Readiness as PodReadiness, Sample, Timeouts,
 };
 use guideway::balance::routes::Match;
 use guideway::balance::snapshot::{MemberView, PoolSnapshot, PortShares, PortTls, Shares, Snapshot};
@@ -46,10 +48,9 @@ pub(crate) struct Stage {
     publisher: Publisher,
     generation: u64,
     pool: Pool,
-    proxy_protocol: ProxyProtocol,
     /// The terms of TLS from the next publish on.
     pub(crate) tls: Option<PortTls>,
-    protocol: Protocol,
+    http: HttpVersion,
 }
 
 /// What a test may want to differ.
@@ -61,9 +62,12 @@ pub(crate) struct Setup {
     pub(crate) port: Reserved,
     /// The port of the process itself.
     pub(crate) own_port: Option<u16>,
+    pub(crate) protocol: Protocol,
     pub(crate) proxy_protocol: ProxyProtocol,
     pub(crate) tls: Option<PortTls>,
     pub(crate) backend_tls: Option<Arc<BackendTls>>,
+    /// Connections to backends begin with a header of the PROXY protocol.
+    pub(crate) introduction: Option<ProxyVersion>,
     /// Of the pool.
     pub(crate) logged: Option<Sample>,
     pub(crate) access_log: AccessLogOptions,
@@ -71,7 +75,7 @@ pub(crate) struct Setup {
     pub(crate) trusted: Vec<Network>,
     pub(crate) memory: MemoryProbe,
     /// What backends speak.
-    pub(crate) protocol: Protocol,
+    pub(crate) http: HttpVersion,
 }
 
 impl Default for Setup {
@@ -84,14 +88,16 @@ impl Default for Setup {
             workers: 1,
             port: Reserved::new(),
             own_port: None,
+            protocol: Protocol::Http,
             proxy_protocol: ProxyProtocol::Off,
             tls: None,
             backend_tls: None,
+            introduction: None,
             logged: None,
             access_log: AccessLogOptions::default(),
             trusted: Vec::new(),
             memory: MemoryProbe::new(|| None),
-            protocol: Protocol::Http1,
+            http: HttpVersion::Http1,
         }
     }
 }
@@ -104,9 +110,9 @@ impl Stage {
 
     /// A proxy in front of `backends`.
     pub(crate) async fn with(setup: Setup, backends: &[SocketAddr]) -> Self {
-        let port = setup.port.port();
+        let port = if setup.protocol == Protocol::Udp { datagram_port() } else { setup.port.port() };
         let (publisher, reader) = handoff();
-        let (writer, bindings) = bindings(setup.own_port);
+        let (writer, bindings) = bindings(setup.own_port.map(PortId::Tcp));
         let metrics = Metrics::new(reader.clone(), bindings.clone());
         let readiness = Readiness::default();
         let options = ProxyOptions {
@@ -119,17 +125,28 @@ impl Stage {
         };
         let bound = readiness.latch("listeners bound");
         let proxy = Proxy::start(options, reader, writer, metrics.traffic(), bound).unwrap();
+        let listener = Listener {
+            name: "web".into(),
+            port,
+            protocol: setup.protocol,
+            proxy_protocol: setup.proxy_protocol,
+            tls: None,
+            matches: vec![Match::all()],
+        };
+        let id = listener.port_id();
         let mut pool = Pool {
             timeouts: setup.timeouts,
             drain_timeout: setup.drain_timeout,
             access_log: setup.logged,
-            ..pool(port)
+            ..pool(listener)
         };
         pool.groups[0].tls = setup.backend_tls;
-        let (proxy_protocol, protocol, tls) = (setup.proxy_protocol, setup.protocol, setup.tls);
+        pool.groups[0].introduction = setup.introduction;
+        let (http, tls) = (setup.http, setup.tls);
+        let ports = vec![setup.port];
         let mut stage = Self {
             port,
-            ports: vec![setup.port],
+            ports,
             proxy,
             metrics,
             bindings,
@@ -137,19 +154,23 @@ impl Stage {
             publisher,
             generation: 0,
             pool,
-            proxy_protocol,
             tls,
-            protocol,
+            http,
         };
         stage.publish(backends, State::Ready);
-        stage.wait_until(|ports| ports.contains_key(&port)).await;
+        stage.wait_until(|ports| ports.contains_key(&id)).await;
         stage
     }
 
     /// Publishes a pool of these backends, all in this state.
     pub(crate) fn publish(&mut self, backends: &[SocketAddr], state: State) {
+        self.publish_states(&backends.iter().map(|backend| (*backend, state)).collect::<Vec<_>>());
+    }
+
+    /// Publishes a pool of these backends, each in its state.
+    pub(crate) fn publish_states(&mut self, backends: &[(SocketAddr, State)]) {
         self.generation += 1;
-        let pool = Arc::new(pool_snapshot(&self.pool, self.protocol, backends, state));
+        let pool = Arc::new(pool_snapshot(&self.pool, self.http, backends));
         let id = self.pool.id.clone();
         let shares = self.shares(BTreeMap::from([(Match::all(), id.clone())]));
         self.publisher.publish(Snapshot::new(self.generation, BTreeMap::from([(id, pool)]), &shares));
@@ -158,6 +179,11 @@ impl Stage {
     /// Secures connections to backends in this way from the next publish on.
     pub(crate) fn secure_backends(&mut self, tls: BackendTls) {
         self.pool.groups[0].tls = Some(Arc::new(tls));
+    }
+
+    /// Begins connections to backends in this way from the next publish on.
+    pub(crate) fn introduce(&mut self, version: Option<ProxyVersion>) {
+        self.pool.groups[0].introduction = version;
     }
 
     /// Moves the pool to another port, from the next publish on.
@@ -173,7 +199,7 @@ impl Stage {
         let id = |name: &str| PoolId::new("shop", name);
         let snapshot = |(name, backend, _): &(&str, SocketAddr, Match)| {
             let pool = Pool { id: id(name), ..self.pool.clone() };
-            (id(name), Arc::new(pool_snapshot(&pool, self.protocol, &[*backend], State::Ready)))
+            (id(name), Arc::new(pool_snapshot(&pool, self.http, &[(*backend, State::Ready)])))
         };
         let shares =
             self.shares(pools.iter().map(|(name, _, matched)| (matched.clone(), id(name))).collect());
@@ -182,8 +208,9 @@ impl Stage {
     }
 
     fn shares(&self, owners: BTreeMap<Match, PoolId>) -> Shares {
-        let manner = Manner { encrypted: self.tls.is_some(), proxy_protocol: self.proxy_protocol };
-        BTreeMap::from([(self.port, PortShares { manner, tls: self.tls.clone(), owners })])
+        let listener = &self.pool.listeners[0];
+        let manner = Manner { encrypted: self.tls.is_some(), ..listener.manner() };
+        BTreeMap::from([(listener.port_id(), PortShares { manner, tls: self.tls.clone(), owners })])
     }
 
     /// Publishes a snapshot without any pool.
@@ -193,7 +220,7 @@ impl Stage {
     }
 
     /// Waits until the bound ports look right.
-    pub(crate) async fn wait_until(&mut self, right: impl Fn(&BTreeMap<u16, BindState>) -> bool) {
+    pub(crate) async fn wait_until(&mut self, right: impl Fn(&BTreeMap<PortId, BindState>) -> bool) {
         let wait = async {
             while !right(&self.bindings.current()) {
                 assert!(self.bindings.changed().await, "the proxy is gone");
@@ -262,18 +289,24 @@ impl Stage {
     }
 }
 
-fn pool(port: u16) -> Pool {
+/// A port of UDP that nobody has and no other test gets. A socket that held it would keep the proxy out, so it lies
+/// below those that the kernel gives to whoever asks for any.
+fn datagram_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn pool(listener: Listener) -> Pool {
     Pool {
         id: PoolId::new("shop", "web"),
         created_ms: 0,
-        listeners: vec![Listener {
-            name: "web".into(),
-            port,
-            proxy_protocol: ProxyProtocol::Off,
-            tls: None,
-            matches: vec![Match::all()],
-        }],
-        groups: vec![Group { name: "stable".into(), weight: 1, tls: None }],
+        listeners: vec![listener],
+        groups: vec![Group { name: "stable".into(), weight: 1, tls: None, introduction: None }],
         table_size: None,
         fill: Fill::Seats,
         hash_on: vec![KeySource::Header("x-key".into()), KeySource::ClientIp],
@@ -284,23 +317,26 @@ fn pool(port: u16) -> Pool {
     }
 }
 
-fn pool_snapshot(pool: &Pool, protocol: Protocol, backends: &[SocketAddr], state: State) -> PoolSnapshot {
-    let target = |address: &SocketAddr| {
+fn pool_snapshot(pool: &Pool, http: HttpVersion, backends: &[(SocketAddr, State)]) -> PoolSnapshot {
+    let target = |(address, _): &(SocketAddr, State)| {
         let name = address.to_string();
         Arc::new(Target {
             id: name.as_str().into(),
             group: "stable".into(),
             name: name.into(),
             address: *address,
-            protocol,
+            http,
         })
     };
     let targets: Vec<_> = backends.iter().map(target).collect();
-    let load = SeatLoad { nominal: 1, live: u64::from(state != State::NotReady) };
-    let table = TableBuilder::new(251, 7).build(&vec![load; targets.len()]);
-    let member = |(seat, backend): (u16, &Arc<Target>)| MemberView {
+    let load = |(_, state): &(SocketAddr, State)| SeatLoad {
+        nominal: 1,
+        live: u64::from(*state != State::NotReady),
+    };
+    let table = TableBuilder::new(251, 7).build(&backends.iter().map(load).collect::<Vec<_>>());
+    let member = |(seat, (backend, (_, state))): (u16, (&Arc<Target>, &(SocketAddr, State)))| MemberView {
         backend: backend.clone(),
-        state,
+        state: *state,
         seat: Some(seat),
         weight: 1,
         slots: 0,
@@ -309,7 +345,7 @@ fn pool_snapshot(pool: &Pool, protocol: Protocol, backends: &[SocketAddr], state
         pool: Arc::new(pool.clone()),
         table: Arc::new(Assignment::of_one(Arc::new(table), targets.len() as u16)),
         places: targets.iter().cloned().map(Some).collect(),
-        members: (0..).zip(&targets).map(member).collect(),
+        members: (0..).zip(targets.iter().zip(backends)).map(member).collect(),
         digest: 0,
     }
 }
@@ -357,6 +393,16 @@ impl Backend {
 /// A `200` response with this body.
 pub(crate) fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+/// Bytes without a pattern, the same for a seed.
+pub(crate) fn noise(size: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(next).take(size).collect()
 }
 
 /// A listener whose queue is full: a connection to it neither comes about nor is refused.

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::stage::{PATIENCE, Setup, Stage};
-use guideway::balance::backend::Protocol;
+use guideway::balance::backend::HttpVersion;
 
 /// What a test waits for, but not for ever.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -24,7 +24,7 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 /// A setup whose backends speak HTTP/2.
 pub(crate) fn h2c() -> Setup {
-    Setup { protocol: Protocol::Http2, ..Setup::default() }
+    Setup { http: HttpVersion::Http2, ..Setup::default() }
 }
 
 /// A proxy in front of a backend that speaks HTTP/2.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guideway::balance::backend::State;
-use guideway::balance::pool::ProxyProtocol;
+use guideway::balance::pool::{Protocol, ProxyProtocol};
 use guideway::balance::routes::{HostPattern, Match};
 use guideway::balance::snapshot::PortTls;
 use guideway::balance::tls::{Certificate, TlsTerms, TlsVersion};
@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::authority::Authority;
-use super::stage::{Backend, Setup, Stage};
+use super::stage::{Backend, Setup, Stage, noise};
 
 /// How a client shakes hands.
 #[derive(Debug)]
@@ -149,6 +149,33 @@ async fn a_request_over_tls_goes_the_way_of_all_requests() {
     assert!(head.contains("\r\nx-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: https\r\n"), "{head}");
     peer.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
     assert!(answer.await.unwrap().ends_with("\r\n\r\nhi"));
+}
+
+#[tokio::test]
+async fn a_port_that_speaks_no_http_ends_tls_and_carries_what_is_within() {
+    const SIZE: usize = 4 << 20;
+    let authority = Authority::new();
+    let tls = Some(port(terms(vec![authority.certificate(&["shop.test"])])));
+    let backend = Backend::new().await;
+    let stage =
+        Stage::with(Setup { protocol: Protocol::Tcp, tls, ..Setup::default() }, &[backend.address]).await;
+    let mut config = Client::trusting(&authority).config();
+    Arc::get_mut(&mut config).unwrap().alpn_protocols = vec![b"h2".to_vec(), b"mqtt".to_vec()];
+    let client = shake(&config, &stage, "shop.test").await.unwrap();
+    assert_eq!(client.get_ref().1.alpn_protocol(), None, "that is between the client and the backend");
+    let server = backend.accept().await;
+    let (up, down) = (noise(SIZE, 1), noise(SIZE, 2));
+    let (mut reading, mut writing) = tokio::io::split(client);
+    let mut from_server = Vec::new();
+    let send = async {
+        writing.write_all(&up).await.unwrap();
+        writing.shutdown().await.unwrap();
+    };
+    let (_, received, from_client) =
+        tokio::join!(send, reading.read_to_end(&mut from_server), server.exchange(down.clone()));
+    received.expect("it ends in order");
+    assert!(from_client == up, "what the client sent");
+    assert!(from_server == down, "what the backend sent");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use guideway::balance::backend::State;
+use guideway::balance::pool::ProxyVersion;
 use guideway::balance::tls::{BackendTls, Certificate};
 use rustls::ServerConfig;
 use rustls::pki_types::ServerName;
@@ -111,6 +112,28 @@ async fn a_backend_that_is_not_who_it_should_be_gets_no_request() {
     assert!(answer.starts_with("HTTP/1.1 502 ") && heard.is_err(), "{answer}");
     let failed = "guideway_retries_total{namespace=\"shop\",pool=\"web\",reason=\"tls_failed\"}";
     stage.settles_above(failed, 0.0).await;
+}
+
+#[tokio::test]
+async fn a_header_of_the_proxy_protocol_comes_before_the_handshake() {
+    let authority = Authority::new();
+    let backend = Secured::new(&authority, None).await;
+    let setup = Setup {
+        backend_tls: Some(Arc::new(trusting(&authority))),
+        introduction: Some(ProxyVersion::V1),
+        ..Setup::default()
+    };
+    let stage = Stage::with(setup, &[backend.address]).await;
+    let mut client = stage.connect().await;
+    client.write(GET).await;
+    let (mut stream, _) = backend.listener.accept().await.unwrap();
+    let from = client.stream.local_addr().unwrap().port();
+    let expected = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {}\r\n", stage.port);
+    let mut header = vec![0; expected.len()];
+    stream.read_exact(&mut header).await.unwrap();
+    assert_eq!(String::from_utf8(header).unwrap(), expected);
+    let mut stream = backend.acceptor.accept(stream).await.unwrap();
+    assert!(read_head(&mut stream).await.unwrap().starts_with("GET / HTTP/1.1\r\n"));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use guideway::balance::backend::State;
 use guideway::proxy::Limits;
 use tokio::time::timeout;
 
-use super::stage::{Backend, Peer, Setup, Stage, ok};
+use super::stage::{Backend, Peer, Setup, Stage, noise, ok};
 
 const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -158,16 +158,6 @@ async fn much_in_both_directions_at_once_arrives_whole() {
     assert!(from_server == down, "what the backend sent");
 }
 
-/// Bytes without a pattern, the same for a seed.
-fn noise(size: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed;
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    std::iter::repeat_with(next).take(size).collect()
-}
-
 #[tokio::test]
 async fn a_connection_that_nobody_uses_ends() {
     let backend = Backend::new().await;
@@ -205,5 +195,5 @@ async fn a_drain_waits_for_it_until_the_deadline() {
     client.write("x").await;
     assert_eq!(server.read(1).await, "x");
     assert_eq!(drain.await.unwrap(), 1);
-    assert!(client.is_closed().await && server.is_closed().await);
+    assert!(client.is_reset().await && server.is_reset().await);
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::*;
-use crate::balance::backend::{Backend, Lineage, Member, Protocol, State, Weight};
+use crate::balance::backend::{Backend, HttpVersion, Lineage, Member, State, Weight};
 
 const NOW: u64 = 1_000_000;
 
@@ -14,7 +14,7 @@ fn pod(name: &str, revision: &str, created: u64) -> Member {
             group: "stable".into(),
             name: name.into(),
             address: "192.0.2.1:80".parse().unwrap(),
-            protocol: Protocol::Http1,
+            http: HttpVersion::Http1,
         }),
         weight: Weight::ONE,
         state: State::Ready,

@@ -15,7 +15,7 @@ use crate::balance::pool::PoolId;
 use crate::metrics::RescueReason;
 use crate::proxy::limits::{MAX_LOGGED_HOST, MAX_LOGGED_METHOD, MAX_LOGGED_PATH};
 
-/// What is kept of a request until its line is written, as its client wrote it.
+/// What is kept of a request, connection or flow until its line is written, as its client wrote it.
 #[derive(Debug)]
 pub(in crate::proxy) struct Entry {
     protocol: &'static str,
@@ -48,6 +48,11 @@ impl Entry {
         }
     }
 
+    /// A connection or flow that has no requests.
+    pub(in crate::proxy) fn without_request(protocol: &'static str, key: u64) -> Self {
+        Self::new(protocol, "", b"", "", Some(key))
+    }
+
     /// What could not be read as a request.
     pub(in crate::proxy) fn unreadable() -> Self {
         Self::new("", "", b"", "", None)
@@ -59,13 +64,13 @@ fn cut(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }
 
-/// One request that ended, as its line tells of it.
+/// One request, connection or flow that ended, as its line tells of it.
 #[derive(Debug)]
 pub(in crate::proxy) struct Line<'a> {
     /// When it ended.
     pub(in crate::proxy) time: Timestamp,
     pub(in crate::proxy) client: IpAddr,
-    /// Unknown where a balancer before us told who the client is.
+    /// Unknown where somebody before us told who the client is, without it.
     pub(in crate::proxy) client_port: Option<u16>,
     pub(in crate::proxy) pool: &'a PoolId,
     pub(in crate::proxy) entry: &'a Entry,
@@ -102,7 +107,7 @@ impl Line<'_> {
         };
         write!(out, "{:.3} {client} {}/{} ", self.time, Escaped(namespace), Escaped(name))?;
         if method.is_empty() {
-            write!(out, "\"-\"")?;
+            write!(out, "\"{}\"", Some(*protocol).filter(|it| !it.is_empty()).unwrap_or("-"))?;
         } else {
             write!(out, "\"{} {}{} {protocol}\"", Escaped(method), Escaped(host), Escaped(path))?;
         }
@@ -230,7 +235,7 @@ impl fmt::Display for Escaped<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::backend::Protocol;
+    use crate::balance::backend::HttpVersion;
 
     fn backend() -> Arc<Backend> {
         Arc::new(Backend {
@@ -238,7 +243,7 @@ mod tests {
             group: "stable".into(),
             name: "web-5d9c".into(),
             address: "10.0.0.7:8080".parse().unwrap(),
-            protocol: Protocol::Http1,
+            http: HttpVersion::Http1,
         })
     }
 
@@ -307,6 +312,24 @@ mod tests {
              \"protocol\":null,\"status\":null,\"bytes_in\":80,\"bytes_out\":512,\"duration_ms\":1234.567,\
              \"backend\":null,\"backend_id\":null,\"backend_address\":null,\"upstream_ms\":null,\"retries\":1,\
              \"reason\":\"client_gone\",\"key\":null}",
+        );
+    }
+
+    #[test]
+    fn a_connection_without_requests_says_what_it_has() {
+        let (entry, pool, backend) =
+            (Entry::without_request("TCP", 0xab), PoolId::new("shop", "web"), backend());
+        let line = Line { status: 0, upstream: None, ..line(&entry, &pool, Some(&backend)) };
+        check(
+            &line,
+            "2026-02-03T04:05:06.789Z 192.0.2.1:51234 shop/web \"TCP\" - in=80 out=512 took=1234.567ms \
+             backend=web-5d9c@10.0.0.7:8080 upstream=- retries=1 reason=- key=00000000000000ab",
+            "{\"time\":\"2026-02-03T04:05:06.789Z\",\"client\":\"192.0.2.1\",\"client_port\":51234,\
+             \"namespace\":\"shop\",\"pool\":\"web\",\"method\":null,\"host\":null,\"path\":null,\
+             \"protocol\":\"TCP\",\"status\":null,\"bytes_in\":80,\"bytes_out\":512,\
+             \"duration_ms\":1234.567,\"backend\":\"web-5d9c\",\"backend_id\":\"6f1c\",\
+             \"backend_address\":\"10.0.0.7:8080\",\"upstream_ms\":null,\"retries\":1,\"reason\":null,\
+             \"key\":\"00000000000000ab\"}",
         );
     }
 

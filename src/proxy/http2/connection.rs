@@ -25,6 +25,7 @@ pub(in crate::proxy) async fn serve(connection: Connection) {
     let Connection { worker, client, socket, inbox, .. } = connection;
     let gauge = Rc::new(Gauge::new(worker.now()));
     let scheme = socket.scheme().name();
+    client.came_to(|| socket.local_address());
     client.enter(Phase::Head);
     let wire = Wire::new(worker.clone(), socket, inbox, gauge.clone());
     let mut handshake = pin!(settings().handshake(wire));

@@ -133,7 +133,7 @@ impl Stream {
 
     async fn deliver(&mut self, call: &Call, order: &Order, account: &mut Account) -> Result<(), Stop> {
         let worker = self.worker.clone();
-        let mut delivery = Delivery::new(&order.pool, order.key, call.begun, order.repeatable);
+        let mut delivery = Delivery::new(&order.pool, &self.client, order.key, call.begun, order.repeatable);
         let way = relay::unless_gone(self, delivery.reach(account)).await?.map_err(Stop::Rescue)?;
         let streaming = if call.is_grpc { Phase::Tunnel } else { Phase::Download };
         let errand = Errand {

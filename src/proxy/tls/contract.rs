@@ -12,16 +12,18 @@ use rustls::sign::CertifiedKey;
 use rustls::{ConfigBuilder, RootCertStore, WantsVerifier, server::WantsServerCert};
 
 use super::Made;
+use crate::balance::pool::Protocol;
 use crate::balance::routes::{HostPattern, Match, Routes};
 use crate::balance::snapshot::PortTls;
 use crate::balance::tls::{CaBundle, Certificate, TlsTerms, TlsVersion};
 
-/// What is spoken behind TLS, in the order we prefer (RFC 7301).
+/// The versions of HTTP that are spoken behind TLS, in the order we prefer (RFC 7301).
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Terms, ready to be used.
 pub(in crate::proxy) struct Contract {
     terms: Arc<TlsTerms>,
+    protocol: Protocol,
     config: Arc<ServerConfig>,
 }
 
@@ -44,16 +46,18 @@ impl Contract {
 }
 
 impl Made {
-    /// The contract on `terms`; `None`, with a line in the log, if the library does not take them.
-    fn contract(&self, terms: &Arc<TlsTerms>) -> Option<Arc<Contract>> {
-        let make = || match server_config(terms) {
-            Ok(config) => Some(Contract { terms: terms.clone(), config: Arc::new(config) }),
+    /// The contract on `terms`, within which `protocol` is spoken; `None`, with a line in the log, if the library does
+    /// not take them.
+    fn contract(&self, terms: &Arc<TlsTerms>, protocol: Protocol) -> Option<Arc<Contract>> {
+        let make = || match server_config(terms, protocol) {
+            Ok(config) => Some(Contract { terms: terms.clone(), protocol, config: Arc::new(config) }),
             Err(error) => {
                 tracing::error!(?terms, %error, "cannot speak TLS on these terms; clients that ask for them are refused");
                 None
             }
         };
-        self.contracts.find(|contract| Arc::ptr_eq(&contract.terms, terms), make)
+        let is = |it: &Contract| Arc::ptr_eq(&it.terms, terms) && it.protocol == protocol;
+        self.contracts.find(is, make)
     }
 }
 
@@ -66,14 +70,14 @@ pub(in crate::proxy) struct PortContracts {
 }
 
 impl PortContracts {
-    pub(in crate::proxy) fn new(port: &PortTls, made: &Made) -> Self {
+    pub(in crate::proxy) fn new(port: &PortTls, protocol: Protocol, made: &Made) -> Self {
         let contract = |(host, terms): (&HostPattern, &Arc<TlsTerms>)| {
-            Some((Match { host: host.clone(), ..Match::all() }, made.contract(terms)?))
+            Some((Match { host: host.clone(), ..Match::all() }, made.contract(terms, protocol)?))
         };
         let asks = |terms: &Arc<TlsTerms>| terms.client_ca.is_some();
         Self {
             by_name: port.by_host.iter().filter_map(contract).collect(),
-            default: made.contract(&port.default),
+            default: made.contract(&port.default, protocol),
             asks_clients: port.by_host.values().any(asks) || asks(&port.default),
         }
     }
@@ -90,7 +94,7 @@ impl PortContracts {
     }
 }
 
-fn server_config(terms: &TlsTerms) -> Result<ServerConfig, rustls::Error> {
+fn server_config(terms: &TlsTerms, protocol: Protocol) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let versions: &[_] = match terms.min_version {
         TlsVersion::V12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
@@ -100,7 +104,10 @@ fn server_config(terms: &TlsTerms) -> Result<ServerConfig, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
     let builder = with_clients(builder, terms.client_ca.as_deref(), provider)?;
     let mut config = builder.with_cert_resolver(Arc::new(certificates));
-    config.alpn_protocols = ALPN.map(Vec::from).into();
+    if protocol == Protocol::Http {
+        // Elsewhere it is between the client and the backend what they speak, and no name is refused.
+        config.alpn_protocols = ALPN.map(Vec::from).into();
+    }
     // Tickets resume on every worker and need no memory here. Each contract has keys of its own: a ticket of one
     // must not open another that asks for certificates.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -167,6 +174,17 @@ fn is_for(known: &str, host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_of_http_is_agreed_on_only_where_http_is_spoken() {
+        let terms = TlsTerms { certificates: Vec::new(), min_version: TlsVersion::V12, client_ca: None };
+        let (made, terms) = (Made::default(), Arc::new(terms));
+        let contracts = [Protocol::Http, Protocol::Tcp].map(|it| made.contract(&terms, it).unwrap());
+        let [http, tcp] = contracts.each_ref().map(|it| it.config().alpn_protocols.clone());
+        assert_eq!(http, ALPN);
+        assert!(tcp.is_empty());
+        assert!(Arc::ptr_eq(&contracts[0], &made.contract(&terms, Protocol::Http).unwrap()));
+    }
 
     #[test]
     fn a_wildcard_stands_for_one_label() {

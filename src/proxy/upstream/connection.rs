@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::proxy::http1::{self, Asked, ResponseFault, ResponseHead};
+use crate::proxy::introduction::Introduction;
 use crate::proxy::limits::MAX_HEAD_BYTES;
 use crate::proxy::scratch::READ;
 use crate::proxy::transport::Transport;
@@ -53,12 +54,27 @@ pub(in crate::proxy) struct Upstream {
     /// Nothing arrived since the request began.
     unanswered: bool,
     used: bool,
+    /// The one of its backend in which it was opened.
+    era: u32,
+    /// What it began with. In a box, so that a connection without one does not carry its room.
+    introduction: Option<Box<Introduction>>,
 }
 
 impl Upstream {
     /// A connection that was opened.
-    pub(super) fn new(stream: Transport) -> Self {
-        Self { stream, kept: Vec::new(), unanswered: true, used: false }
+    pub(super) fn new(stream: Transport, era: u32, introduction: Option<Introduction>) -> Self {
+        let introduction = introduction.map(Box::new);
+        Self { stream, kept: Vec::new(), unanswered: true, used: false, era, introduction }
+    }
+
+    /// The one of its backend in which it was opened.
+    pub(super) fn era(&self) -> u32 {
+        self.era
+    }
+
+    /// For which client it is, if it is for one alone.
+    pub(super) fn introduction(&self) -> Option<&Introduction> {
+        self.introduction.as_deref()
     }
 
     /// Whether this connection served a request before the one under way.

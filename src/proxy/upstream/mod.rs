@@ -1,5 +1,5 @@
-//! Owns the connections to the backends of one worker thread: those that rest, kept for the next
-//! request, and the memory of who just refused one. Nothing here is shared between threads.
+//! Owns what one worker thread knows of the backends: the connections that rest, kept for the next request, who
+//! just refused one, and who is leaving. Nothing here is shared between threads.
 
 mod connection;
 mod shared;
@@ -12,10 +12,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncWriteExt;
+
+use super::introduction::Introduction;
 use super::limits::{MAX_IDLE_PER_BACKEND, REFUSAL_MEMORY};
 use super::tls::Security;
 use super::transport::Transport;
-use crate::balance::backend::{Backend, BackendId, Protocol, State};
+use crate::balance::backend::{Backend, BackendId, HttpVersion, State};
+use crate::balance::pool::ProxyVersion;
 use crate::balance::snapshot::PoolSnapshot;
 use crate::metrics::RetryReason;
 
@@ -24,10 +28,10 @@ pub(super) use shared::Berth;
 use shared::{Link, Links};
 
 /// Identity, address and protocol together: a new pod at an old address must not inherit its connections.
-type Key = (BackendId, SocketAddr, Protocol);
+type Key = (BackendId, SocketAddr, HttpVersion);
 
 fn key_of(backend: &Backend) -> Key {
-    (backend.id.clone(), backend.address, backend.protocol)
+    (backend.id.clone(), backend.address, backend.http)
 }
 
 /// The backends of one pool, as far as requests went to them.
@@ -38,17 +42,41 @@ pub(super) struct Backends {
     drain_timeout: Cell<Duration>,
 }
 
+/// How connections to a backend begin.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Opening {
+    /// The version of the PROXY protocol in which they tell for whom they are, if they do.
+    pub(super) introduction: Option<ProxyVersion>,
+    /// What comes next.
+    pub(super) security: Security,
+}
+
+impl Opening {
+    /// Whether connections that began in the other way are as good.
+    fn is(&self, other: &Self) -> bool {
+        self.introduction == other.introduction && self.security.is(&other.security)
+    }
+}
+
 /// One backend.
 #[derive(Debug)]
 pub(super) struct Slot {
     backend: Arc<Backend>,
-    security: RefCell<Security>,
+    opening: RefCell<Opening>,
+    /// Counts the changes of that, so that no connection which began before one is used again after it.
+    era: Cell<u32>,
     resting: RefCell<Vec<Resting>>,
     /// Connections of HTTP/2.
-    links: Links,
+    links: Rc<Links>,
+    /// Those that told for whom they are, which nobody else may use.
+    introduced: RefCell<HashMap<Introduction, Rc<Links>>>,
     refused_at: Cell<Option<Instant>>,
     /// Since when it is on its way out, and how long its requests may go on.
     leaving: Cell<Option<(Instant, Duration)>>,
+    /// The pool does not know it any more.
+    gone: Cell<bool>,
+    /// The pool knows that it takes nothing at the moment.
+    unready: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -58,11 +86,11 @@ struct Resting {
 }
 
 impl Backends {
-    /// The slot of `backend`, made on first use, whose connections are secured in this way from now on.
-    pub(super) fn slot(&self, backend: &Arc<Backend>, security: Security) -> Rc<Slot> {
+    /// The slot of `backend`, made on first use, whose connections begin in this way from now on.
+    pub(super) fn slot(&self, backend: &Arc<Backend>, opening: Opening) -> Rc<Slot> {
         let make = || Rc::new(Slot::new(backend.clone()));
         let slot = self.slots.borrow_mut().entry(key_of(backend)).or_insert_with(make).clone();
-        slot.secure(security);
+        slot.open_with(opening);
         slot
     }
 
@@ -77,6 +105,8 @@ impl Backends {
                 matches!(state, None | Some(State::Terminating { .. }))
                     .then_some((now, pool.pool.drain_timeout)),
             );
+            slot.gone.set(state.is_none());
+            slot.unready.set(state == Some(&State::NotReady));
             if state.is_none() {
                 slot.let_go();
             }
@@ -88,6 +118,7 @@ impl Backends {
     pub(super) fn leave(&self, now: Instant) {
         for slot in self.slots.borrow().values() {
             slot.leave(Some((now, self.drain_timeout.get())));
+            slot.gone.set(true);
             slot.let_go();
         }
     }
@@ -100,7 +131,7 @@ impl Backends {
             resting.retain_mut(|resting| {
                 now.saturating_duration_since(resting.since) < idle && resting.upstream.is_open(false)
             });
-            any |= !resting.is_empty() | slot.links.tidy(now);
+            any |= !resting.is_empty() | slot.tidy_links(now);
         }
         any
     }
@@ -110,19 +141,29 @@ impl Slot {
     fn new(backend: Arc<Backend>) -> Self {
         Self {
             backend,
-            security: RefCell::default(),
+            opening: RefCell::default(),
+            era: Cell::new(0),
             resting: RefCell::default(),
-            links: Links::default(),
+            links: Rc::default(),
+            introduced: RefCell::default(),
             refused_at: Cell::new(None),
             leaving: Cell::new(None),
+            gone: Cell::new(false),
+            unready: Cell::new(false),
         }
     }
 
-    /// Connections that were secured in another way are not used again.
-    fn secure(&self, security: Security) {
-        if !self.security.borrow().is(&security) {
+    /// Where it is.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.backend.address
+    }
+
+    /// Connections that began in another way are not used again.
+    fn open_with(&self, opening: Opening) {
+        if !self.opening.borrow().is(&opening) {
             self.let_go();
-            *self.security.borrow_mut() = security;
+            self.era.update(|era| era.wrapping_add(1));
+            *self.opening.borrow_mut() = opening;
         }
     }
 
@@ -131,49 +172,100 @@ impl Slot {
         &self.backend
     }
 
-    /// What it speaks.
+    /// What requests are written in for it.
     #[inline]
-    pub(super) fn protocol(&self) -> Protocol {
-        self.backend.protocol
+    pub(super) fn http(&self) -> HttpVersion {
+        self.backend.http
     }
 
-    /// Takes the connection that rested last, if any is still open. `certain` for requests that cannot
-    /// be repeated.
-    pub(super) fn take_resting(&self, certain: bool) -> Option<Upstream> {
+    /// Takes the connection that rested last, if any is still open: of those that began with this introduction, where
+    /// there is one. `certain` for requests that cannot be repeated.
+    pub(super) fn take_resting(&self, certain: bool, whose: Option<&Introduction>) -> Option<Upstream> {
         let mut resting = self.resting.borrow_mut();
         loop {
-            let mut candidate = resting.pop()?.upstream;
+            let last = match whose {
+                None => {
+                    let last = resting.len().checked_sub(1);
+                    last.filter(|at| resting[*at].upstream.introduction().is_none())
+                }
+                Some(_) => resting.iter().rposition(|it| it.upstream.introduction() == whose),
+            };
+            let mut candidate = resting.remove(last?).upstream;
             if candidate.is_open(certain) {
                 return Some(candidate);
             }
         }
     }
 
-    /// Opens a connection; what to count when that fails.
-    pub(super) async fn connect(&self, timeout: Duration) -> Result<Upstream, RetryReason> {
-        self.within(timeout, async { Ok(Upstream::new(self.open(None).await?)) }).await
+    /// Whether its connections tell for whom they are.
+    #[inline]
+    pub(super) fn wants_introduction(&self) -> bool {
+        self.opening.borrow().introduction.is_some()
+    }
+
+    /// Opens a connection, for `whose` client; what to count when that fails.
+    pub(super) async fn connect(
+        &self,
+        timeout: Duration,
+        whose: Option<&Introduction>,
+    ) -> Result<Upstream, RetryReason> {
+        let era = self.era.get();
+        let opening = async { Ok(Upstream::new(self.open(None, whose).await?, era, whose.copied())) };
+        self.within(timeout, opening).await
     }
 
     /// A place on a connection of HTTP/2, opened if there is none with room; what to count when that fails.
-    pub(super) async fn board(self: &Rc<Self>, timeout: Duration) -> Result<Berth, RetryReason> {
-        if let Some(berth) = self.links.berth(self) {
+    pub(super) async fn board(
+        self: &Rc<Self>,
+        timeout: Duration,
+        whose: Option<&Introduction>,
+    ) -> Result<Berth, RetryReason> {
+        let links = self.links(whose);
+        if let Some(berth) = links.berth(self) {
             return Ok(berth);
         }
         let asked = Instant::now();
         // Who comes while a connection is being opened waits for it, and learns with all others that it failed.
-        let _turn = self.links.turn().await;
-        if let Some(berth) = self.links.berth(self) {
+        let _turn = links.turn().await;
+        if let Some(berth) = links.berth(self) {
             return Ok(berth);
         }
         if self.refused_at.get().is_some_and(|at| at >= asked) {
             return Err(RetryReason::ConnectFailed);
         }
-        if self.links.are_all_taken() {
+        if links.are_all_taken() {
             return Err(RetryReason::Unprocessed);
         }
-        let opening = async { Link::begin(self.open(Some(Link::NAME)).await?).await };
+        let era = self.era.get();
+        let opening = async { Link::begin(self.open(Some(Link::NAME), whose).await?).await };
         let link = self.within(timeout, opening).await?;
-        Ok(self.links.add(self, link))
+        // Who leaves gets its last requests over connections that nobody else finds.
+        let stays = self.leaving.get().is_none() && self.era.get() == era;
+        Ok(links.add(self, link, stays))
+    }
+
+    /// The connections of HTTP/2 that may serve this client.
+    fn links(&self, whose: Option<&Introduction>) -> Rc<Links> {
+        let Some(whose) = whose else { return self.links.clone() };
+        let introduced = &mut *self.introduced.borrow_mut();
+        if let Some(links) = introduced.get(whose) {
+            return links.clone();
+        }
+        // Clients that went left theirs behind, which nobody else can use.
+        let idle = introduced.iter().filter_map(|(whose, links)| Some((links.idle_since()?, *whose)));
+        if let (Some((_, oldest)), MAX_IDLE_PER_BACKEND..) =
+            (idle.clone().min_by_key(|(since, _)| *since), idle.count())
+        {
+            introduced.remove(&oldest);
+        }
+        introduced.entry(*whose).or_default().clone()
+    }
+
+    /// Closes connections of HTTP/2 that ended or were idle for too long. Whether any is left.
+    fn tidy_links(&self, now: Instant) -> bool {
+        let mut introduced = self.introduced.borrow_mut();
+        introduced.retain(|_, links| links.tidy(now) || Rc::strong_count(links) > 1);
+        self.links.tidy(now) | !introduced.is_empty()
     }
 
     /// Remembers whether a connection came about.
@@ -188,13 +280,23 @@ impl Slot {
         opened
     }
 
-    /// Opens a connection. What is spoken on it is told by its name, unless it is what everybody speaks.
-    async fn open(&self, name: Option<&[u8]>) -> Result<Transport, RetryReason> {
-        let security = self.security.borrow().clone();
-        let stream = connection::dial(self.backend.address).await.map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => RetryReason::ConnectRefused,
-            _ => RetryReason::ConnectFailed,
-        })?;
+    /// Opens a connection, for `whose` client. What is spoken on it is told by its name, unless it is what everybody
+    /// speaks.
+    async fn open(
+        &self,
+        name: Option<&[u8]>,
+        whose: Option<&Introduction>,
+    ) -> Result<Transport, RetryReason> {
+        let Opening { introduction, security } = self.opening.borrow().clone();
+        let mut stream =
+            connection::dial(self.backend.address).await.map_err(|error| match error.kind() {
+                io::ErrorKind::ConnectionRefused => RetryReason::ConnectRefused,
+                _ => RetryReason::ConnectFailed,
+            })?;
+        if let Some((version, whose)) = introduction.zip(whose) {
+            let told = stream.write_all(&whose.header(version)).await;
+            told.map_err(|_| RetryReason::ConnectFailed)?;
+        }
         match security {
             Security::Plain => Ok(Transport::Plain(stream)),
             Security::Impossible => Err(RetryReason::TlsFailed),
@@ -211,13 +313,26 @@ impl Slot {
         }
     }
 
+    /// Remembers that it takes nothing at the moment.
+    pub(super) fn refuse(&self, now: Instant) {
+        self.refused_at.set(Some(now));
+    }
+
     /// Gives a connection back after a clean end. It is kept only for a backend that stays.
     pub(super) fn give_back(&self, mut upstream: Upstream, now: Instant) {
         upstream.rest();
         let mut resting = self.resting.borrow_mut();
-        if self.leaving.get().is_none() && resting.len() < MAX_IDLE_PER_BACKEND {
-            resting.push(Resting { upstream, since: now });
+        if self.leaving.get().is_some() || upstream.era() != self.era.get() {
+            return;
         }
+        if resting.len() >= MAX_IDLE_PER_BACKEND {
+            if upstream.introduction().is_none() {
+                return;
+            }
+            // The oldest is the first that its client left behind.
+            resting.remove(0);
+        }
+        resting.push(Resting { upstream, since: now });
     }
 
     /// Whether it did not accept a connection a moment ago.
@@ -232,10 +347,21 @@ impl Slot {
             .is_some_and(|(since, timeout)| now.saturating_duration_since(since.max(begun)) >= timeout)
     }
 
+    /// Whether its pool does not know it any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.get()
+    }
+
+    /// Whether its pool knows that it takes nothing at the moment.
+    pub(super) fn is_unready(&self) -> bool {
+        self.unready.get()
+    }
+
     /// Keeps no connection but those with a request under way.
     fn let_go(&self) {
         self.resting.borrow_mut().clear();
         self.links.let_go();
+        self.introduced.borrow_mut().clear();
     }
 
     /// The first sight of its leaving counts; a backend that comes back is as good as new.

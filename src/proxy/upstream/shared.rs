@@ -55,11 +55,10 @@ impl Links {
         Some(Berth::new(slot.clone(), link.clone()))
     }
 
-    /// Adds a connection; a place on it.
-    pub(super) fn add(&self, slot: &Rc<Slot>, link: Link) -> Berth {
+    /// Adds a connection, for further requests too where it `stays`; a place on it.
+    pub(super) fn add(&self, slot: &Rc<Slot>, link: Link, stays: bool) -> Berth {
         let link = Rc::new(link);
-        // Who leaves gets its last requests over connections that nobody else finds.
-        if slot.leaving.get().is_none() {
+        if stays {
             self.open.borrow_mut().push(link.clone());
         }
         Berth::new(slot.clone(), link)
@@ -80,6 +79,13 @@ impl Links {
         let mut open = self.open.borrow_mut();
         open.retain(|link| link.takes_requests() && !link.is_idle(now));
         !open.is_empty()
+    }
+
+    /// Since when no request is under way, if none is.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let open = self.open.borrow();
+        let is_idle = open.iter().all(|link| link.streams.get() == 0);
+        is_idle.then(|| open.iter().map(|link| link.idle_since.get()).max()).flatten()
     }
 
     /// Forgets all connections; each ends with its last request.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::ports::{self, PortProbe};
 use super::reading::{Found, Place, Problem, Reading};
-use crate::balance::pool::{Listener, Pool, PoolId};
+use crate::balance::pool::{Listener, Pool, PoolId, PortId};
 use crate::handoff::BindState;
 use crate::source::programmer::{Change, PoolFacts};
 use crate::source::translate::{BackendSource, Translated};
@@ -16,7 +16,7 @@ use crate::source::translate::{BackendSource, Translated};
 #[derive(Debug)]
 pub(super) struct Catalog {
     /// The port of the process itself, which no pool can have.
-    own_port: Option<u16>,
+    own_port: Option<PortId>,
     probe: PortProbe,
     /// An edit is not in force because another program has its port, which may become free.
     waits_for_port: bool,
@@ -49,7 +49,7 @@ pub(super) struct Outcome {
 
 impl Catalog {
     /// Without pools yet.
-    pub(super) fn new(own_port: Option<u16>, probe: PortProbe) -> Self {
+    pub(super) fn new(own_port: Option<PortId>, probe: PortProbe) -> Self {
         Self { own_port, probe, waits_for_port: false, pools: BTreeMap::new() }
     }
 
@@ -92,9 +92,9 @@ impl Catalog {
     }
 
     /// Listeners of pools in force whose port could not be opened, which `bindings` tell.
-    pub(super) fn closed(&self, bindings: &BTreeMap<u16, BindState>) -> Vec<Problem> {
+    pub(super) fn closed(&self, bindings: &BTreeMap<PortId, BindState>) -> Vec<Problem> {
         let closed = |(index, (listener, place)): (usize, (&Listener, &Place))| {
-            let Some(BindState::Failed { reason }) = bindings.get(&listener.port) else { return None };
+            let Some(BindState::Failed { reason }) = bindings.get(&listener.port_id()) else { return None };
             let reason = format!("{reason}; it is tried again until it opens");
             Some(Problem { place: place.clone(), field: port_field(index), reason })
         };
@@ -197,7 +197,9 @@ mod tests {
     const TAKEN_PORT: u16 = 8009;
 
     fn probe() -> PortProbe {
-        PortProbe::new(|port| if port == TAKEN_PORT { Err("it is taken".into()) } else { Ok(()) })
+        PortProbe::new(
+            |port| if port == PortId::Tcp(TAKEN_PORT) { Err("it is taken".into()) } else { Ok(()) },
+        )
     }
 
     struct Folder {
@@ -207,7 +209,10 @@ mod tests {
 
     impl Folder {
         fn new() -> Self {
-            Self { catalog: Catalog::new(Some(OWN_PORT), probe()), admission: Admission::new().unwrap() }
+            Self {
+                catalog: Catalog::new(Some(PortId::Tcp(OWN_PORT)), probe()),
+                admission: Admission::new().unwrap(),
+            }
         }
 
         fn read(&self, files: &[(&str, &str)]) -> BTreeMap<Arc<Path>, Reading> {
@@ -348,6 +353,30 @@ mod tests {
                port 80; use the same, or another port"],
         );
         folder.check(&[("x.yaml", &apart(requires, requires))], &["a:80", "b:80"], &[]);
+    }
+
+    #[test]
+    fn a_port_has_one_protocol_and_without_requests_one_pool() {
+        let mut folder = Folder::new();
+        let speaking = |a, b| sharing(&format!("protocol: {a}"), &format!("protocol: {b}"));
+        folder.check(&[("x.yaml", &speaking("TCP", "UDP"))], &["a:80", "b:80"], &[]);
+        folder.check(
+            &[("x.yaml", &speaking("TCP", "TCP"))],
+            &[],
+            &["x.yaml:19: spec.listeners[0].port: pool default/a at x.yaml:1 has port 80 too; use another port"],
+        );
+        folder.check(
+            &[("x.yaml", &speaking("TCP", "HTTP"))],
+            &[],
+            &["x.yaml:20: spec.listeners[0].protocol: pool default/a at x.yaml:1 has another protocol on port 80; use \
+               the same, or another port"],
+        );
+        folder.check(&[("x.yaml", &speaking("UDP", "TCP"))], &["a:80", "b:80"], &[]);
+        folder.check(
+            &[("x.yaml", &speaking("UDP", "UDP"))],
+            &[],
+            &["x.yaml:19: spec.listeners[0].port: pool default/a at x.yaml:1 has port 80/UDP too; use another port"],
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::credentials::{self, Means};
 use super::folder::{self, Texts};
 use super::ports;
 use super::reading::{self, Found, Place, Problem, Reading};
-use crate::balance::pool::PoolId;
+use crate::balance::pool::{PoolId, PortId};
 use crate::crd::manifest::ManifestError;
 use crate::source::admission::Admission;
 use crate::source::reach::Target;
@@ -37,7 +37,7 @@ pub struct Inspection {
 }
 
 /// Looks at files and folders; `-` is standard input. No pool can have the port `own`, which the process itself has.
-pub fn inspect(paths: &[PathBuf], target: Target, own: Option<u16>) -> Result<Inspection, ManifestError> {
+pub fn inspect(paths: &[PathBuf], target: Target, own: Option<PortId>) -> Result<Inspection, ManifestError> {
     let admission = Admission::new()?;
     let mut inspection = Inspection::default();
     let mut pools: BTreeMap<PoolId, Vec<Found>> = BTreeMap::new();
@@ -63,7 +63,7 @@ pub fn inspect(paths: &[PathBuf], target: Target, own: Option<u16>) -> Result<In
 }
 
 /// Holds the pools against each other, and says only then which of them are right.
-fn judge(pools: BTreeMap<PoolId, Vec<Found>>, own: Option<u16>, inspection: &mut Inspection) {
+fn judge(pools: BTreeMap<PoolId, Vec<Found>>, own: Option<PortId>, inspection: &mut Inspection) {
     pools.iter().for_each(|(id, places)| inspection.problems.extend(doubles(id, places)));
     let is_double = |(id, places): (&PoolId, &Vec<Found>)| (places.len() > 1).then(|| id.clone());
     let doubled: BTreeSet<PoolId> = pools.iter().filter_map(is_double).collect();
@@ -128,7 +128,7 @@ mod tests {
         for (name, text) in files {
             fs::write(folder.path().join(name), text).unwrap();
         }
-        let inspection = inspect(&[folder.path().into()], Target::Cluster, Some(9901)).unwrap();
+        let inspection = inspect(&[folder.path().into()], Target::Cluster, Some(PortId::Tcp(9901))).unwrap();
         let prefix = format!("{}/", folder.path().display());
         let bare = |text: String| text.replace(&prefix, "");
         let found: Vec<String> = inspection.problems.iter().map(|it| bare(it.to_string())).collect();

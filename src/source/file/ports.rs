@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::catalog::Held;
 use super::reading::{Found, Place, Problem};
-use crate::balance::pool::{Listener, Manner, Pool, PoolId};
+use crate::balance::pool::{Listener, Manner, Pool, PoolId, PortId, Protocol};
 use crate::balance::routes::{HostPattern, Match};
 use crate::balance::tls::TlsTerms;
 use crate::source::reach;
@@ -15,14 +15,14 @@ use crate::source::reach;
 pub(super) type Refusals = BTreeMap<usize, Vec<Problem>>;
 
 /// Ports that cannot be opened, and why.
-pub(super) type Taken = BTreeMap<u16, String>;
+pub(super) type Taken = BTreeMap<PortId, String>;
 
 /// Who of `found` asks for a port that it cannot have. `held` are the pools in force, `own` is the port of the
 /// process itself. Of several that ask for a free port the first has it.
 pub(super) fn refusals(
     found: &[Found],
     held: &BTreeMap<PoolId, Held>,
-    own: Option<u16>,
+    own: Option<PortId>,
     taken: &Taken,
 ) -> Refusals {
     let nothing = Taken::new();
@@ -48,14 +48,14 @@ pub(super) fn refusals(
 pub(super) fn taken(
     found: &[Found],
     held: &BTreeMap<PoolId, Held>,
-    own: Option<u16>,
-    open: impl Fn(u16) -> Result<(), String>,
+    own: Option<PortId>,
+    open: impl Fn(PortId) -> Result<(), String>,
 ) -> Taken {
-    let ports = |pool: &Pool| pool.listeners.iter().map(|listener| listener.port).collect::<Vec<_>>();
-    let ours: BTreeSet<u16> = held.values().flat_map(|it| ports(&it.translated.pool)).chain(own).collect();
+    let ports = |pool: &Pool| pool.listeners.iter().map(Listener::port_id).collect::<Vec<_>>();
+    let ours: BTreeSet<PortId> = held.values().flat_map(|it| ports(&it.translated.pool)).chain(own).collect();
     let nobody = Refusals::new();
     let edits = asking(found, &nobody).filter(|(_, it, _)| held.contains_key(&it.id));
-    let wanted: BTreeSet<u16> = edits.flat_map(|(_, _, pool)| ports(pool)).collect();
+    let wanted: BTreeSet<PortId> = edits.flat_map(|(_, _, pool)| ports(pool)).collect();
     wanted.difference(&ours).filter_map(|port| Some((*port, open(*port).err()?))).collect()
 }
 
@@ -68,11 +68,11 @@ fn asking<'a>(found: &'a [Found], refused: &Refusals) -> impl Iterator<Item = (u
 /// Who has what of each port.
 #[derive(Default)]
 struct Holders<'a> {
-    parts: BTreeMap<(u16, &'a Match), (&'a PoolId, &'a Place)>,
-    /// Of those who say how the port's connections begin, the first.
-    manners: BTreeMap<u16, (Manner, &'a PoolId, &'a Place)>,
+    parts: BTreeMap<(PortId, &'a Match), (&'a PoolId, &'a Place)>,
+    /// Of those who say how the port is spoken on, the first.
+    manners: BTreeMap<PortId, (Manner, &'a PoolId, &'a Place)>,
     /// Of those who say what is asked of clients that want a host, the first.
-    terms: BTreeMap<(u16, &'a HostPattern), (&'a TlsTerms, &'a PoolId, &'a Place)>,
+    terms: BTreeMap<(PortId, &'a HostPattern), (&'a TlsTerms, &'a PoolId, &'a Place)>,
 }
 
 impl<'a> Holders<'a> {
@@ -84,11 +84,12 @@ impl<'a> Holders<'a> {
         place: &'a Place,
         keeps: impl Fn(&Match) -> bool,
     ) {
-        self.manners.entry(listener.port).or_insert((listener.manner(), id, place));
+        let port = listener.port_id();
+        self.manners.entry(port).or_insert((listener.manner(), id, place));
         for matched in listener.matches.iter().filter(|matched| keeps(matched)) {
-            self.parts.entry((listener.port, matched)).or_insert((id, place));
+            self.parts.entry((port, matched)).or_insert((id, place));
             if let Some(terms) = &listener.tls {
-                self.terms.entry((listener.port, &matched.host)).or_insert((terms, id, place));
+                self.terms.entry((port, &matched.host)).or_insert((terms, id, place));
             }
         }
     }
@@ -102,7 +103,7 @@ fn holders<'a>(found: &'a [Found], held: &'a BTreeMap<PoolId, Held>, refused: &R
     for (id, held) in held {
         let (place, next) = edits.get(id).copied().unwrap_or((&held.place, &held.translated.pool));
         for had in &held.translated.pool.listeners {
-            let same = |it: &&Listener| it.port == had.port && it.manner() == had.manner();
+            let same = |it: &&Listener| it.port_id() == had.port_id() && it.manner() == had.manner();
             if let Some(kept) = next.listeners.iter().find(same) {
                 holders.add(had, id, place, |matched| kept.matches.contains(matched));
             }
@@ -118,7 +119,7 @@ fn problems(
     found: &Found,
     pool: &Pool,
     holders: &Holders<'_>,
-    own: Option<u16>,
+    own: Option<PortId>,
     taken: &Taken,
 ) -> Vec<Problem> {
     let problem = |(index, listener): (usize, &Listener)| {
@@ -134,33 +135,39 @@ fn fault(
     found: &Found,
     listener: &Listener,
     holders: &Holders<'_>,
-    own: Option<u16>,
+    own: Option<PortId>,
     taken: &Taken,
 ) -> Option<(&'static str, String)> {
-    let port = listener.port;
+    let (port, manner) = (listener.port_id(), listener.manner());
     if own == Some(port) {
         return Some(("port", reach::is_our_own(port)));
     }
+    let differs = holders.manners.get(&port).filter(|(theirs, _, _)| *theirs != manner);
+    if let Some((theirs, id, place)) = differs
+        && (theirs.protocol, theirs.encrypted) != (manner.protocol, manner.encrypted)
+    {
+        return Some(("protocol", disagreement("protocol", port, id, place)));
+    }
     let other = |matched| holders.parts.get(&(port, matched)).filter(|(id, _)| **id != found.id);
     if let Some((matched, (id, place))) = listener.matches.iter().find_map(|it| Some((it, other(it)?))) {
-        let reason = if *matched == Match::all() {
-            format!(
+        let reason = match matched {
+            _ if manner.protocol != Protocol::Http => {
+                format!("pool {id} at {place} has port {port} too; use another port")
+            }
+            all if *all == Match::all() => format!(
                 "pool {id} at {place} has port {port} too; use another port, or name the hosts or paths of each"
-            )
-        } else {
-            format!("pool {id} at {place} has {matched} of port {port} too; use another port, host or path")
+            ),
+            part => {
+                format!("pool {id} at {place} has {part} of port {port} too; use another port, host or path")
+            }
         };
         return Some(("port", reason));
     }
     if let Some(reason) = taken.get(&port) {
         return Some(("port", reason.clone()));
     }
-    let manner = listener.manner();
-    if let Some((other, id, place)) = holders.manners.get(&port).filter(|(other, _, _)| *other != manner) {
-        let field = if other.encrypted == manner.encrypted { "proxyProtocol" } else { "protocol" };
-        let reason =
-            format!("pool {id} at {place} has another {field} on port {port}; use the same, or another port");
-        return Some((field, reason));
+    if let Some((_, id, place)) = differs {
+        return Some(("proxyProtocol", disagreement("proxyProtocol", port, id, place)));
     }
     let terms = listener.tls.as_ref()?;
     let asked = |host| holders.terms.get(&(port, host)).filter(|(other, _, _)| !other.asks_like(terms));
@@ -171,16 +178,20 @@ fn fault(
     Some(("tls", reason))
 }
 
+fn disagreement(field: &str, port: PortId, id: &PoolId, place: &Place) -> String {
+    format!("pool {id} at {place} has another {field} on port {port}; use the same, or another port")
+}
+
 /// Finds out whether the proxy could open a port, and if not, why and what to do about it.
-pub struct PortProbe(Box<dyn Fn(u16) -> Result<(), String> + Send + Sync>);
+pub struct PortProbe(Box<dyn Fn(PortId) -> Result<(), String> + Send + Sync>);
 
 impl PortProbe {
     /// Asks `probe`.
-    pub fn new(probe: impl Fn(u16) -> Result<(), String> + Send + Sync + 'static) -> Self {
+    pub fn new(probe: impl Fn(PortId) -> Result<(), String> + Send + Sync + 'static) -> Self {
         Self(Box::new(probe))
     }
 
-    pub(super) fn check(&self, port: u16) -> Result<(), String> {
+    pub(super) fn check(&self, port: PortId) -> Result<(), String> {
         (self.0)(port)
     }
 }

@@ -18,6 +18,7 @@ use tracing::subscriber::DefaultGuard;
 use super::folder;
 use super::reading::tests::{pool, tls_backend_pool, tls_pool};
 use super::{Error, Options, PortProbe, follow};
+use crate::balance::pool::PortId;
 use crate::balance::tls::TlsTerms;
 use crate::handoff::{BindState, BindingsWriter, Reader, bindings, handoff};
 use crate::metrics::Metrics;
@@ -51,7 +52,7 @@ struct Running {
 impl Running {
     fn start(path: &Path, state_dir: Option<&Path>) -> Self {
         let (publisher, reader) = handoff();
-        let (ports, ports_reader) = bindings(Some(OWN_PORT));
+        let (ports, ports_reader) = bindings(Some(PortId::Tcp(OWN_PORT)));
         let (logging, log) = capture_log();
         let readiness = Readiness::default();
         let metrics = Metrics::new(reader.clone(), ports_reader.clone());
@@ -64,7 +65,9 @@ impl Running {
             metrics: metrics.control(),
         };
         let probe =
-            PortProbe::new(|port| if port == TAKEN_PORT { Err("it is taken".into()) } else { Ok(()) });
+            PortProbe::new(
+                |port| if port == PortId::Tcp(TAKEN_PORT) { Err("it is taken".into()) } else { Ok(()) },
+            );
         let watch = folder::watch(path, NEVER);
         let task = tokio::spawn(follow(options, watch, outlets, probe, stop.clone()));
         Self { reader, readiness, metrics, ports, stop, task, log, _logging: logging }
@@ -83,7 +86,8 @@ impl Running {
     /// Waits until exactly these ports are served.
     async fn serves(&mut self, ports: &[u16]) {
         let served = |it: &Self| it.reader.load().ports().map(|(port, _)| port).collect();
-        self.comes_to::<Vec<u16>>(served, ports.into()).await;
+        let ports = ports.iter().copied().map(PortId::Tcp).collect();
+        self.comes_to::<Vec<PortId>>(served, ports).await;
     }
 
     /// How many authorities each backend of TLS is known by.
@@ -454,10 +458,11 @@ async fn a_path_that_is_not_there_at_start_is_an_error() {
 #[tokio::test]
 async fn a_port_that_cannot_be_opened_is_told() {
     let (_folder, _file, mut running) = serving(80).await;
-    running.ports.report([(80, BindState::Failed { reason: "permission denied".into() })].into());
+    let port = PortId::Tcp(80);
+    running.ports.report([(port, BindState::Failed { reason: "permission denied".into() })].into());
     running.says("pools.yaml:7: spec.listeners[0].port: pool default/a: permission denied").await;
     assert!(running.metrics.scrape().unwrap().contains("listener=\"web\"} 0\n"));
-    running.ports.report([(80, BindState::Bound)].into());
+    running.ports.report([(port, BindState::Bound)].into());
     running.says("pools.yaml:7: spec.listeners[0].port: no longer closed").await;
     assert!(running.metrics.scrape().unwrap().contains("listener=\"web\"} 1\n"));
     running.end().await.unwrap();

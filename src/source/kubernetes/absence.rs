@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::facts::{Pod, Service, ServicePort, Slice, Target};
 use super::namespace::Namespace;
+use crate::balance::pool::PortId;
 
 /// Names of ports told in one message; who has more of them finds the rest in the slice.
 const PORTS_TOLD: usize = 20;
@@ -35,7 +36,7 @@ enum Cause {
     /// It fits pods that have no address yet only.
     PodsWithoutAddress,
     /// No container of those pods has a port of this name.
-    NoContainerPort { port: u16, target: Arc<str> },
+    NoContainerPort { port: PortId, target: Arc<str> },
     /// The pods are there; the slices that speak for them have not followed.
     NotListed,
 }
@@ -80,7 +81,7 @@ fn of_pods(service: &Service, port: &ServicePort, namespace: &Namespace) -> Caus
         Cause::PodsWithoutAddress
     } else {
         match &port.target {
-            Target::Name(target) if !addressed().any(|pod| pod.port(&port.target).is_some()) => {
+            Target::Name(target) if !addressed().any(|pod| pod.port(port).is_some()) => {
                 Cause::NoContainerPort { port: port.port, target: target.clone() }
             }
             _ => Cause::NotListed,

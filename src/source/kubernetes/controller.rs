@@ -20,7 +20,7 @@ use super::status::View;
 use super::status_writer::StatusQueue;
 use super::throttle::Throttle;
 use super::watch::{Change, Event, Kind, Scope, Told};
-use crate::balance::pool::PoolId;
+use crate::balance::pool::{PoolId, PortId};
 use crate::handoff::{BindState, BindingsReader};
 use crate::metrics::ControlMetrics;
 use crate::readiness::Latch;
@@ -222,13 +222,13 @@ impl Controller {
     fn count_errors(&self) {
         let ports = self.wires.bindings.current();
         let is_bad = |problem: &Problem| !problem.is_pending();
-        let is_shut = |port: &u16| matches!(ports.get(port), Some(BindState::Failed { .. }));
+        let is_shut = |port: PortId| matches!(ports.get(&port), Some(BindState::Failed { .. }));
         let bad = |pool: &&PoolEntry| {
             pool.resource.wanted.is_err()
                 || pool.problems.iter().any(is_bad)
                 || !pool.conflicts.is_empty()
                 || self.reports.get(&pool.resource.id()).is_some_and(|it| !it.port_conflicts.is_empty())
-                || pool.in_force().is_some_and(|it| it.listeners.iter().any(|it| is_shut(&it.port)))
+                || pool.in_force().is_some_and(|it| it.listeners.iter().any(|it| is_shut(it.port_id())))
         };
         self.wires.metrics.set_config_errors(self.index.pools().filter(bad).count());
     }

@@ -14,7 +14,7 @@ use crate::balance::seats::Roster;
 use crate::source::claims::Conflict;
 use crate::source::programmer::{Change, PoolFacts};
 use crate::source::tls::Secured;
-use crate::source::translate::BackendSource;
+use crate::source::translate::{BackendSource, Translated};
 
 /// One pool and what was made of it.
 #[derive(Debug)]
@@ -96,9 +96,9 @@ impl PoolEntry {
         (!is_latest).then_some(serving)
     }
 
-    /// The backends of the version in use.
-    pub(super) fn backends(&self) -> Option<&[BackendSource]> {
-        self.serving.as_ref().map(|serving| &serving.spec.backends[..])
+    /// The spec in use.
+    pub(super) fn serving(&self) -> Option<&Translated> {
+        self.serving.as_ref().map(|serving| &*serving.spec)
     }
 
     pub(super) fn members(&self) -> &[Member] {
@@ -221,7 +221,7 @@ struct Attempt {
 impl Attempt {
     fn new(version: &Version, objects: &Namespace, before: Option<&PoolFacts>) -> Self {
         let members = before.map_or(&[][..], |facts| &facts.members);
-        let joined = join(&version.spec.backends, objects, members);
+        let joined = join(&version.spec, objects, members);
         let equipped = objects.keyring.equip(&version.spec, before.map(|facts| &facts.pool));
         let mut problems = joined.problems;
         problems.extend(equipped.problems.into_iter().map(Problem::Secret));

@@ -1,6 +1,7 @@
 //! Owns the little that the tables need of pods, Services and EndpointSlices. Objects are shrunk to
 //! these facts as they arrive, so ten thousand pods cost a few megabytes and two equal facts mean "nothing new".
 
+use std::mem::discriminant;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::balance::backend::{Lineage, Protocol, State};
+use crate::balance::backend::{HttpVersion, Lineage, State};
+use crate::balance::pool::PortId;
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -105,8 +107,8 @@ pub(super) struct Pod {
     pub(super) deleting: bool,
     /// All containers have ended for good.
     pub(super) finished: bool,
-    /// Named TCP ports of its containers, first of a name first.
-    pub(super) ports: Vec<(Arc<str>, u16)>,
+    /// Named ports of its containers, first of a name first.
+    pub(super) ports: Vec<(Arc<str>, PortId)>,
     pub(super) lineage: Lineage,
 }
 
@@ -146,12 +148,15 @@ impl Pod {
         }
     }
 
-    /// The container port a Service's target names.
-    pub(super) fn port(&self, target: &Target) -> Option<u16> {
-        match target {
-            Target::Number(port) => Some(*port),
-            Target::Name(name) => self.ports.iter().find(|(known, _)| known == name).map(|(_, port)| *port),
-        }
+    /// The container port that a Service's port leads to.
+    pub(super) fn port(&self, service: &ServicePort) -> Option<u16> {
+        let name = match &service.target {
+            Target::Number(port) => return Some(*port),
+            Target::Name(name) => name,
+        };
+        let same_kind = |port: PortId| discriminant(&port) == discriminant(&service.port);
+        let named = self.ports.iter().find(|(known, port)| known == name && same_kind(*port));
+        named.map(|(_, port)| port.number())
     }
 }
 
@@ -178,14 +183,14 @@ fn is_ready(status: &core::PodStatus) -> bool {
 }
 
 /// Sidecars (init containers that keep running) may serve too.
-fn named_ports(spec: &core::PodSpec) -> Vec<(Arc<str>, u16)> {
+fn named_ports(spec: &core::PodSpec) -> Vec<(Arc<str>, PortId)> {
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
     let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
-    let ports = ports.filter(|port| is_tcp(port.protocol.as_deref()));
-    ports
-        .filter_map(|port| Some((port.name.as_deref()?.into(), u16::try_from(port.container_port).ok()?)))
-        .collect()
+    let named = |port: &core::ContainerPort| {
+        Some((port.name.as_deref()?.into(), port_id(port.protocol.as_deref(), port.container_port)?))
+    };
+    ports.filter_map(named).collect()
 }
 
 /// A Deployment's pods belong to ReplicaSets named after their revision; without that suffix all revisions are one workload.
@@ -218,9 +223,14 @@ pub(super) fn created_ms(metadata: &ObjectMeta) -> u64 {
     created.and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default()
 }
 
-/// Kubernetes takes a missing protocol for TCP.
-fn is_tcp(protocol: Option<&str>) -> bool {
-    protocol.is_none_or(|protocol| protocol == "TCP")
+/// Kubernetes takes a missing protocol for TCP. What is neither that nor UDP is not for us.
+fn port_id(protocol: Option<&str>, number: i32) -> Option<PortId> {
+    let number = u16::try_from(number).ok()?;
+    match protocol {
+        None | Some("TCP") => Some(PortId::Tcp(number)),
+        Some("UDP") => Some(PortId::Udp(number)),
+        Some(_) => None,
+    }
 }
 
 /// Where a Service's port leads to in a pod.
@@ -230,15 +240,15 @@ pub(super) enum Target {
     Name(Arc<str>),
 }
 
-/// One TCP port of a Service.
+/// One port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServicePort {
     /// Empty for the only port of a Service, which needs no name.
     pub(super) name: Arc<str>,
-    pub(super) port: u16,
+    pub(super) port: PortId,
     pub(super) target: Target,
     /// What its `appProtocol` says of its pods.
-    pub(super) protocol: Protocol,
+    pub(super) http: HttpVersion,
 }
 
 /// What a Service says about where its pods are.
@@ -264,11 +274,10 @@ impl Service {
     pub(super) fn from_object(service: &core::Service) -> Option<Self> {
         let spec = service.spec.clone().unwrap_or_default();
         let families = spec.ip_families.as_deref().unwrap_or_default();
-        let ports = spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
         Some(Self {
             key: Key::of(&service.metadata)?,
             selector: Labels::of(spec.selector.as_ref()),
-            ports: ports.filter_map(service_port).collect(),
+            ports: spec.ports.iter().flatten().filter_map(service_port).collect(),
             family: if families.first().is_some_and(|family| family == "IPv6") {
                 Family::V6
             } else {
@@ -281,26 +290,25 @@ impl Service {
 }
 
 fn service_port(port: &core::ServicePort) -> Option<ServicePort> {
-    let number = u16::try_from(port.port).ok()?;
+    let id = port_id(port.protocol.as_deref(), port.port)?;
     let target = match &port.target_port {
         Some(IntOrString::String(name)) => Target::Name(name.as_str().into()),
-        Some(IntOrString::Int(0)) | None => Target::Number(number),
+        Some(IntOrString::Int(0)) | None => Target::Number(id.number()),
         Some(IntOrString::Int(target)) => Target::Number(u16::try_from(*target).ok()?),
     };
-    let protocol = protocol(port.app_protocol.as_deref());
     Some(ServicePort {
         name: port.name.as_deref().unwrap_or_default().into(),
-        port: number,
+        port: id,
         target,
-        protocol,
+        http: http_version(port.app_protocol.as_deref()),
     })
 }
 
 /// The name of KEP-3726, and those that were in use before it.
-fn protocol(app_protocol: Option<&str>) -> Protocol {
+fn http_version(app_protocol: Option<&str>) -> HttpVersion {
     match app_protocol {
-        Some("kubernetes.io/h2c" | "h2c" | "grpc") => Protocol::Http2,
-        _ => Protocol::Http1,
+        Some("kubernetes.io/h2c" | "h2c" | "grpc") => HttpVersion::Http2,
+        _ => HttpVersion::Http1,
     }
 }
 
@@ -345,9 +353,9 @@ impl Slice {
             "IPv6" => Family::V6,
             _ => return None,
         };
-        let ports = slice.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
-        let ports = ports.filter_map(|port| {
-            Some((port.name.as_deref().unwrap_or_default().into(), u16::try_from(port.port?).ok()?))
+        let ports = slice.ports.iter().flatten().filter_map(|port| {
+            let id = port_id(port.protocol.as_deref(), port.port?)?;
+            Some((port.name.as_deref().unwrap_or_default().into(), id.number()))
         });
         Some(Self {
             key: Key::of(&slice.metadata)?,

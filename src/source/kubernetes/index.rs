@@ -16,7 +16,7 @@ use super::resource::PoolResource;
 use super::secrets::Named;
 use super::watch::{self, Event, Kind, Scope};
 use crate::balance::backend::Member;
-use crate::balance::pool::PoolId;
+use crate::balance::pool::{PoolId, PortId};
 use crate::balance::seats::Roster;
 use crate::source::claims::{Conflict, contested};
 use crate::source::programmer::Change;
@@ -34,7 +34,7 @@ pub(super) struct Index {
     /// Whether the lease holder's decisions count for more than our own.
     follows: bool,
     /// No pool can have it.
-    own_port: Option<u16>,
+    own_port: Option<PortId>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ pub(super) struct Drained {
 
 impl Index {
     /// The index of a replica that does not hold the lease, and on `own_port` answers for itself.
-    pub(super) fn following(own_port: Option<u16>) -> Self {
+    pub(super) fn following(own_port: Option<PortId>) -> Self {
         Self { follows: true, own_port, ..Self::default() }
     }
 
@@ -369,9 +369,9 @@ fn shrinks<T: Object>(rooms: &mut BTreeMap<Arc<str>, Room>, missing: &[&Key]) ->
     let take = |key: &&Key| Some((key.name.clone(), T::shelf(&mut room.objects).remove(&key.name)?));
     let taken: Vec<(Arc<str>, Seen<T>)> = missing.iter().filter_map(take).collect();
     let shrinks = room.pools.values().any(|entry| {
-        let Some(backends) = entry.backends() else { return false };
+        let Some(serving) = entry.serving() else { return false };
         let before = entry.members();
-        let left = join(backends, &room.objects, before).members;
+        let left = join(serving, &room.objects, before).members;
         let is_left =
             |member: &&Member| left.binary_search_by(|it| it.backend.id.cmp(&member.backend.id)).is_ok();
         before.iter().filter(is_left).count() * 2 < before.len()

@@ -2,7 +2,7 @@
 //! A slice is an echo of its pods, some 20 ms late; so a pod speaks for itself, and its slice speaks when the
 //! pod has been silent. Pure: the same facts give the same members in the same order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,8 +14,9 @@ use super::absence::Absence;
 use super::facts::{Endpoint, Pod, Service, ServicePort, Slice};
 use super::keyring::SecretProblem;
 use super::namespace::{Namespace, Seen};
-use crate::balance::backend::{Backend, BackendId, Lineage, Member, Protocol, State, Weight};
-use crate::source::translate::{BackendSource, PortRef};
+use crate::balance::backend::{Backend, BackendId, HttpVersion, Lineage, Member, State, Weight};
+use crate::balance::pool::{PortId, Protocol};
+use crate::source::translate::{BackendSource, PortRef, Translated};
 
 /// A slice that changes within this time after its pod is taken for the pod's echo and must not turn its state back.
 const ECHO: Duration = Duration::from_secs(5);
@@ -33,7 +34,7 @@ pub(super) fn bare_id(id: &BackendId) -> &str {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
     ServiceNotFound { group: Arc<str>, service: Arc<str> },
-    PortNotFound { group: Arc<str>, service: Arc<str>, port: PortRef, known: String },
+    PortNotFound { group: Arc<str>, service: Arc<str>, port: PortRef, kind: &'static str, known: String },
     ExternalName { group: Arc<str>, service: Arc<str> },
     Secret(SecretProblem),
 }
@@ -59,10 +60,10 @@ impl fmt::Display for Problem {
                     "backend {group}: there is no Service {service} in this namespace; create it or correct the name"
                 )
             }
-            Self::PortNotFound { group, service, port: PortRef::Number(port), known } => {
-                write!(f, "backend {group}: Service {service} has no TCP port {port}; it has {known}")
+            Self::PortNotFound { group, service, port: PortRef::Number(port), kind, known } => {
+                write!(f, "backend {group}: Service {service} has no {kind} {port}; it has {known}")
             }
-            Self::PortNotFound { group, service, port: PortRef::Name(name), known } => {
+            Self::PortNotFound { group, service, port: PortRef::Name(name), kind, known } => {
                 let advice = if name.bytes().all(|byte| byte.is_ascii_digit()) {
                     "; a name stands in quotes, a number stands without"
                 } else {
@@ -70,7 +71,7 @@ impl fmt::Display for Problem {
                 };
                 write!(
                     f,
-                    "backend {group}: Service {service} has no TCP port named {name}; it has {known}{advice}"
+                    "backend {group}: Service {service} has no {kind} named {name}; it has {known}{advice}"
                 )
             }
             Self::ExternalName { group, service } => write!(
@@ -90,25 +91,26 @@ pub(super) struct Joined {
     pub(super) absences: Vec<Absence>,
 }
 
-/// Joins `groups` with what `namespace` knows. `before` are the earlier members, by id, whose backends are used again where nothing changed.
-pub(super) fn join(groups: &[BackendSource], namespace: &Namespace, before: &[Member]) -> Joined {
+/// Joins the groups of `wanted` with what `namespace` knows. `before` are the earlier members, by id, whose backends are used again where nothing changed.
+pub(super) fn join(wanted: &Translated, namespace: &Namespace, before: &[Member]) -> Joined {
     let mut joined = Joined::default();
     let mut taken = HashSet::new();
-    for source in groups {
+    let protocols: Vec<Protocol> = wanted.pool.listeners.iter().map(|listener| listener.protocol).collect();
+    for source in &wanted.backends {
         match source {
             BackendSource::Endpoints { members, .. } => {
                 joined.members.extend(members.iter().cloned().map(|member| unique(member, &mut taken)));
             }
-            BackendSource::Service { group, service, port, protocol } => {
-                match resolve(namespace, group, service, port) {
+            BackendSource::Service { group, service, port, http } => {
+                match resolve(namespace, group, service, port, &protocols) {
                     Ok((service, port)) => {
                         let found = Candidates::of(service, port, namespace).settle();
                         if found.is_empty() {
                             let absence = Absence::of(group, &service.facts, port, namespace);
                             joined.absences.push(absence);
                         }
-                        let protocol = protocol.unwrap_or(port.protocol);
-                        let into_member = |it: Candidate| it.into_member(group, protocol, before);
+                        let http = http.unwrap_or(port.http);
+                        let into_member = |it: Candidate| it.into_member(group, http, before);
                         let members = found.into_iter().map(into_member);
                         joined.members.extend(members.map(|member| unique(member, &mut taken)));
                     }
@@ -126,6 +128,7 @@ fn resolve<'a>(
     group: &Arc<str>,
     service: &Arc<str>,
     port: &PortRef,
+    protocols: &[Protocol],
 ) -> Result<(&'a Seen<Service>, &'a ServicePort), Problem> {
     let (group, name) = (group.clone(), service.clone());
     let Some(found) = namespace.services.get(service) else {
@@ -134,16 +137,47 @@ fn resolve<'a>(
     if found.facts.external_name {
         return Err(Problem::ExternalName { group, service: name });
     }
-    let wanted = |known: &&ServicePort| match port {
-        PortRef::Number(number) => known.port == *number,
-        PortRef::Name(name) => known.name == *name,
-    };
-    found.facts.ports.iter().find(wanted).map(|port| (found, port)).ok_or_else(|| Problem::PortNotFound {
+    let resolved = service_port(&found.facts.ports, port, protocols);
+    resolved.map(|port| (found, port)).ok_or_else(|| Problem::PortNotFound {
         group,
         service: name,
         port: port.clone(),
+        kind: kind_of(protocols),
         known: port_list(&found.facts),
     })
+}
+
+/// The port of a Service for all of a pool's listeners. Where they are of TCP and of UDP, it has the same number for
+/// both, and both lead to the same place in a pod.
+fn service_port<'a>(
+    ports: &'a [ServicePort],
+    port: &PortRef,
+    protocols: &[Protocol],
+) -> Option<&'a ServicePort> {
+    let (number, named) = match port {
+        PortRef::Number(number) => (*number, None),
+        PortRef::Name(name) => {
+            let named = ports.iter().find(|known| known.name == *name)?.port;
+            (named.number(), Some(named))
+        }
+    };
+    // That of TCP comes first, which is the one that may say of itself what its pods speak.
+    let wanted: BTreeSet<PortId> = protocols.iter().map(|protocol| protocol.port(number)).collect();
+    if named.is_some_and(|named| !wanted.contains(&named)) {
+        return None;
+    }
+    let mut found = wanted.iter().map(|wanted| ports.iter().find(|known| known.port == *wanted));
+    let first = found.next()??;
+    found.all(|other| other.is_some_and(|other| other.target == first.target)).then_some(first)
+}
+
+fn kind_of(protocols: &[Protocol]) -> &'static str {
+    let is_udp = |protocol: &Protocol| matches!(protocol.port(0), PortId::Udp(_));
+    match (protocols.iter().all(is_udp), protocols.iter().any(is_udp)) {
+        (true, _) => "UDP port",
+        (false, false) => "TCP port",
+        (false, true) => "pair of TCP and UDP ports with one target",
+    }
 }
 
 fn port_list(service: &Service) -> String {
@@ -257,7 +291,7 @@ impl<'a> Candidates<'a> {
         Some(Candidate {
             id: pod.uid.clone(),
             name: pod.key.name.clone(),
-            address: SocketAddr::new(*ip, pod.port(&self.port.target)?),
+            address: SocketAddr::new(*ip, pod.port(self.port)?),
             state: pod.state(),
             lineage: pod.lineage.clone(),
         })
@@ -287,9 +321,9 @@ fn goodness(state: State) -> u8 {
 }
 
 impl Candidate {
-    fn into_member(self, group: &Arc<str>, protocol: Protocol, before: &[Member]) -> Member {
+    fn into_member(self, group: &Arc<str>, http: HttpVersion, before: &[Member]) -> Member {
         let (id, group) = (BackendId(self.id), group.clone());
-        let fresh = Backend { id, group, name: self.name, address: self.address, protocol };
+        let fresh = Backend { id, group, name: self.name, address: self.address, http };
         let known = before.binary_search_by(|member| member.backend.id.cmp(&fresh.id)).ok();
         let backend = match known.map(|at| &before[at].backend) {
             Some(known) if **known == fresh => known.clone(),

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::facts::{Key, Keyed};
 use crate::balance::backend::BackendId;
-use crate::balance::pool::{Listener, PoolId};
+use crate::balance::pool::{Listener, PoolId, PortId};
 use crate::balance::seats::{Occupant, Roster, RosterSeat};
 use crate::crd::conditions::{PROGRAMMED, reasons};
 use crate::crd::status::{InForce, Seat};
@@ -89,13 +89,13 @@ impl PoolResource {
     }
 
     /// The pool, whose latest spec makes no sense if it asks for our own port.
-    pub(super) fn unless_on(mut self, own: u16) -> Self {
+    pub(super) fn unless_on(mut self, own: PortId) -> Self {
         let Ok(latest) = &self.wanted else { return self };
         let ours = |(index, _): (usize, &Listener)| {
             FieldError::new(format!("spec.listeners[{index}].port"), reach::is_our_own(own))
         };
         let listeners = latest.spec.pool.listeners.iter().enumerate();
-        let mistakes: Arc<[FieldError]> = listeners.filter(|(_, it)| it.port == own).map(ours).collect();
+        let mistakes: Arc<[FieldError]> = listeners.filter(|(_, it)| it.port_id() == own).map(ours).collect();
         if !mistakes.is_empty() {
             self.wanted = Err(mistakes);
         }

@@ -11,7 +11,7 @@ use super::entry::PoolEntry;
 use super::join::Problem;
 use super::keyring::{Miss, SecretProblem, Shown, Trouble};
 use super::resource::{Version, seats_of};
-use crate::balance::pool::Pool;
+use crate::balance::pool::{Listener, Pool, PoolId, PortId};
 use crate::balance::routes::Match;
 use crate::crd::LoadBalancerPoolStatus;
 use crate::crd::conditions::{self, ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS, reasons};
@@ -31,7 +31,7 @@ pub(super) struct View<'a> {
     pub(super) report: Option<&'a Report>,
     /// The spec in force.
     pub(super) serving: Option<&'a Pool>,
-    pub(super) ports: &'a BTreeMap<u16, BindState>,
+    pub(super) ports: &'a BTreeMap<PortId, BindState>,
 }
 
 /// A verdict: type, status, reason, message.
@@ -156,7 +156,7 @@ impl View<'_> {
         if let Some((problem, asker)) = self.unserved(pool) {
             return Verdict::fails(PROGRAMMED, reason_of(problem), lack_of(asker));
         }
-        let ports = pool.listeners.iter().map(|listener| listener.port);
+        let ports = pool.listeners.iter().map(Listener::port_id);
         let mut states = ports.map(|port| (port, self.ports.get(&port)));
         match states.find(|(_, state)| *state != Some(&BindState::Bound)) {
             Some((port, Some(BindState::Failed { reason }))) => {
@@ -250,17 +250,17 @@ fn told(Conflict { port, over, holder }: &Conflict) -> String {
         Contested::Part(part) => format!(
             "On port {port}, {part} belongs to pool {holder}; choose another port, host or path, or remove that pool"
         ),
-        Contested::Encryption => {
-            format!("Pool {holder} has another protocol on port {port}; use the same, or another port")
-        }
+        Contested::Protocol => disagreement("protocol", *port, holder),
         Contested::Clients(host) => format!(
             "Pool {holder} asks clients of host {host} on port {port} for another minVersion or clientCA; use the \
              same, or another host or port"
         ),
-        Contested::ProxyProtocol => {
-            format!("Pool {holder} has another proxyProtocol on port {port}; use the same, or another port")
-        }
+        Contested::ProxyProtocol => disagreement("proxyProtocol", *port, holder),
     }
+}
+
+fn disagreement(field: &str, port: PortId, holder: &PoolId) -> String {
+    format!("Pool {holder} has another {field} on port {port}; use the same, or another port")
 }
 
 fn reason_of(problem: &Problem) -> &'static str {

@@ -8,7 +8,7 @@ use super::super::index::Index;
 use super::super::status::View;
 use super::super::watch::{Change, Event};
 use super::fixtures::*;
-use crate::balance::pool::PoolId;
+use crate::balance::pool::{PoolId, PortId};
 use crate::crd::LoadBalancerPoolStatus;
 use crate::handoff::{Reader, handoff};
 use crate::metrics::ControlMetrics;
@@ -53,7 +53,7 @@ impl Replica {
 
     /// Which pool serves a port.
     fn owner(&self, port: u16) -> Option<String> {
-        self.reader.load().route(port, None, "/").map(|it| it.pool.id.name.to_string())
+        self.reader.load().route(PortId::Tcp(port), None, "/").map(|it| it.pool.id.name.to_string())
     }
 
     /// The pool with the status that this replica would write.

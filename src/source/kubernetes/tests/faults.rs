@@ -11,6 +11,7 @@ use super::super::watch::Pace;
 use super::api_server::{ApiServer, Fault, Right};
 use super::fixtures::*;
 use super::replica::*;
+use crate::balance::pool::PortId;
 use crate::source::credentials::tests::pair;
 
 /// The promise: so soon after a fault is over the news are in use.
@@ -281,7 +282,7 @@ async fn a_field_of_a_newer_definition_is_not_left_aside_in_silence() {
         name == "web" && message.contains("spec.access") && message.contains("upgrade Guideway")
     };
     until("its status says so", || server.statuses().iter().any(told)).await;
-    assert!(replica.reader.load().route(8080, None, "/").is_none());
+    assert!(replica.reader.load().route(PortId::Tcp(8080), None, "/").is_none());
     replica.stop().await;
 }
 
@@ -302,8 +303,9 @@ async fn a_value_of_a_newer_definition_leaves_the_last_good_table_and_the_watch_
     server.put("loadbalancerpools", &other);
     put_pod(&server, pod("web-3").ready());
     replica.becomes(ALL).await;
-    until("the other pool serves", || replica.reader.load().route(8081, None, "/").is_some()).await;
-    assert!(replica.reader.load().route(8080, None, "/").is_some());
+    until("the other pool serves", || replica.reader.load().route(PortId::Tcp(8081), None, "/").is_some())
+        .await;
+    assert!(replica.reader.load().route(PortId::Tcp(8080), None, "/").is_some());
     assert_eq!(server.asked("watch", "loadbalancerpools"), 1, "the watch went on");
     newer["metadata"]["generation"] = json!(3);
     newer["spec"]["algorithm"] = json!({ "type": "Maglev" });

@@ -14,7 +14,7 @@ use super::super::facts::{Key, Pod, Service, Slice};
 use super::super::index::Index;
 use super::super::resource::PoolResource;
 use super::super::watch::{Change, Event};
-use crate::balance::backend::State;
+use crate::balance::backend::{HttpVersion, State};
 use crate::balance::pool::PoolId;
 use crate::source::credentials::tests::Pair;
 use crate::source::programmer::{self, PoolFacts};
@@ -257,5 +257,11 @@ impl Bench {
     pub(super) fn addresses(&self) -> Vec<String> {
         let members = self.facts.iter().flat_map(|facts| &facts.members);
         members.map(|member| member.backend.address.to_string()).collect()
+    }
+
+    /// What every member of `shop/web` speaks.
+    pub(super) fn versions(&self) -> Vec<HttpVersion> {
+        let members = self.facts.iter().flat_map(|facts| &facts.members);
+        members.map(|member| member.backend.http).collect()
     }
 }

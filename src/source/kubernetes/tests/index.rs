@@ -7,6 +7,7 @@ use serde_json::json;
 use super::super::join::Problem;
 use super::super::watch::{Change, Event, Kind};
 use super::fixtures::*;
+use crate::balance::backend::HttpVersion;
 use crate::balance::backend::State::{NotReady, Ready, Terminating};
 use crate::source::programmer;
 
@@ -19,6 +20,86 @@ fn a_ready_pod_is_a_member_before_any_slice_names_it() {
     bench.pod(pod("web-1").ready());
     assert_eq!(bench.members(), [("web-1", Ready)]);
     assert_eq!(bench.addresses(), ["10.0.0.1:8080"]);
+}
+
+/// The Service `web` with port 53 of UDP and of TCP, which lead to these targets.
+fn dns(udp: &serde_json::Value, tcp: &serde_json::Value) -> serde_json::Value {
+    let mut service = service("web");
+    service["spec"]["ports"] = json!([
+        { "name": "dns", "port": 53, "protocol": "UDP", "targetPort": udp },
+        { "name": "dns-tcp", "port": 53, "targetPort": tcp },
+    ]);
+    service
+}
+
+/// The pool with listeners of these protocols, and this port of its Service.
+fn pool_speaking(protocols: &[&str], port: &serde_json::Value) -> serde_json::Value {
+    let mut pool = pool();
+    let listener = |it: &&str| json!({ "name": it.to_lowercase(), "port": 53, "protocol": it });
+    pool["spec"]["listeners"] = protocols.iter().map(listener).collect();
+    pool["spec"]["backends"][0]["service"]["port"] = port.clone();
+    pool
+}
+
+#[test]
+fn a_port_of_a_service_is_found_by_what_the_pool_s_listeners_speak() {
+    let (same, named) = ([json!(5353), json!(5353)], [json!("dns"), json!("dns-tcp")]);
+    let cases = [
+        (&["UDP"][..], json!(53), &named, Some("10.0.0.1:1053")),
+        (&["TCP"][..], json!(53), &named, Some("10.0.0.1:2053")),
+        (&["UDP"][..], json!("dns"), &named, Some("10.0.0.1:1053")),
+        (&["UDP"][..], json!("dns-tcp"), &named, None),
+        (&["UDP", "TCP"][..], json!(53), &same, Some("10.0.0.1:5353")),
+        (&["UDP", "TCP"][..], json!("dns"), &same, Some("10.0.0.1:5353")),
+        // One address cannot lead to two places.
+        (&["UDP", "TCP"][..], json!(53), &named, None),
+        (&["HTTP"][..], json!("dns"), &same, None),
+    ];
+    for (protocols, port, [udp, tcp], expected) in cases {
+        let mut bench = Bench::new();
+        bench.service(&dns(udp, tcp));
+        bench.pool(&pool_speaking(protocols, &port));
+        let ports = json!([
+            { "name": "dns", "containerPort": 1053, "protocol": "UDP" },
+            { "name": "dns-tcp", "containerPort": 2053 },
+            { "name": "http", "containerPort": 8080 },
+        ]);
+        bench.pod(pod("web-1").ready().set("/spec/containers/0/ports", ports));
+        let problems = &bench.index.pool(&web()).unwrap().problems;
+        let case = format!("{protocols:?} {port} {udp} {tcp}: {problems:?}");
+        assert_eq!(problems.is_empty(), expected.is_some(), "{case}");
+        if let Some(expected) = expected {
+            assert_eq!(bench.addresses(), [expected], "{case}");
+        }
+    }
+}
+
+#[test]
+fn the_port_of_tcp_says_which_http_is_spoken_whatever_else_the_pool_listens_for() {
+    for (protocols, app_protocol, expected) in [
+        (&["HTTP"][..], "grpc", HttpVersion::Http2),
+        (&["UDP", "HTTP"][..], "kubernetes.io/h2c", HttpVersion::Http2),
+        (&["UDP", "HTTP"][..], "http", HttpVersion::Http1),
+    ] {
+        let mut bench = Bench::new();
+        let mut service = dns(&json!(5353), &json!(5353));
+        service["spec"]["ports"][1]["appProtocol"] = json!(app_protocol);
+        bench.service(&service);
+        bench.pool(&pool_speaking(protocols, &json!(53)));
+        bench.pod(pod("web-1").ready());
+        assert_eq!(bench.versions(), [expected], "{protocols:?} {app_protocol}");
+    }
+}
+
+#[test]
+fn slices_tell_of_endpoints_of_udp_too() {
+    let mut bench = Bench::new();
+    bench.service(&dns(&json!(1053), &json!(1053)));
+    bench.pool(&pool_speaking(&["UDP"], &json!("dns")));
+    let mut told = slice("a", &[address("192.0.2.1", true)]);
+    told["ports"] = json!([{ "name": "dns", "port": 1053, "protocol": "UDP" }]);
+    bench.slice(&told);
+    assert_eq!(bench.addresses(), ["192.0.2.1:1053"]);
 }
 
 #[test]

@@ -48,7 +48,7 @@ async fn shown() -> (ApiServer, Replica) {
 
 impl Replica {
     fn ports(&self) -> Vec<u16> {
-        self.reader.load().ports().map(|(port, _)| port).collect()
+        self.reader.load().ports().map(|(port, _)| port.number()).collect()
     }
 
     fn terms_of(&self, pool: &PoolId) -> Option<Arc<TlsTerms>> {

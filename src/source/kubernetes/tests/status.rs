@@ -10,6 +10,7 @@ use super::super::keyring::Look;
 use super::super::status::View;
 use super::super::watch::Event;
 use super::fixtures::*;
+use crate::balance::pool::PortId;
 use crate::crd::LoadBalancerPoolStatus;
 use crate::handoff::{BindState, handoff};
 use crate::metrics::ControlMetrics;
@@ -22,13 +23,13 @@ struct Told {
     bench: Bench,
     programmer: Programmer,
     report: Option<Report>,
-    ports: BTreeMap<u16, BindState>,
+    ports: BTreeMap<PortId, BindState>,
 }
 
 impl Told {
     fn new() -> Self {
         let programmer = Programmer::new(handoff().0, ControlMetrics::default());
-        let ports = BTreeMap::from([(8080, BindState::Bound)]);
+        let ports = BTreeMap::from([(PortId::Tcp(8080), BindState::Bound)]);
         let mut told = Self { bench: Bench::new(), programmer, report: None, ports };
         let facts = told.bench.facts.clone().unwrap();
         told.program(vec![Change::Set(facts)]);
@@ -302,7 +303,7 @@ fn a_port_tells_whether_it_is_open() {
     told.ports.clear();
     told.check("Programmed", "Unknown", "Pending", "Port 8080");
     told.check("Ready", "Unknown", "Pending", "Port 8080");
-    told.ports.insert(8080, BindState::Failed { reason: "address in use".into() });
+    told.ports.insert(PortId::Tcp(8080), BindState::Failed { reason: "address in use".into() });
     told.check("Programmed", "False", "PortUnavailable", "Port 8080: address in use");
 }
 
@@ -316,7 +317,7 @@ fn an_expired_certificate_is_told_of_and_in_use() {
     let look = Look { key: key("shop-tls"), found: Ok(SecretCredentials::read(&data.into())) };
     let changes = told.bench.tell(Event::Secret(look));
     told.program(changes);
-    told.ports.insert(8443, BindState::Bound);
+    told.ports.insert(PortId::Tcp(8443), BindState::Bound);
     let resolved = |second| {
         let status = told.status_after(&LoadBalancerPoolStatus::default(), second);
         let it = condition(&status.conditions, "ResolvedRefs");
