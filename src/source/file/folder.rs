@@ -1,5 +1,5 @@
-//! Owns the files on disk: which ones belong to a path, what they hold now, and when to look again. The
-//! kernel says that something changed; a slow look of our own finds what it could not tell.
+//! Owns the files on disk: which ones belong to a path, and what they hold now. Nothing but regular files of a bounded
+//! size is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, FileType};
@@ -7,23 +7,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use rustix::fs::OFlags;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 
 /// Largest file that is read: ten thousand pools of a kilobyte each, and no core image by mistake.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Largest certificate or key that is read: what goes into a Secret.
 const CREDENTIAL_BYTES_MAX: u64 = 1024 * 1024;
-
-/// An editor writes in several steps; it is done when nothing happened for so long,
-const QUIET: Duration = Duration::from_millis(50);
-/// but a file that changes all the time is read after this one.
-const QUIET_MAX: Duration = Duration::from_millis(500);
 
 /// What every file holds, or why it cannot be read.
 pub(super) type Texts = BTreeMap<Arc<Path>, Result<Arc<str>, String>>;
@@ -47,15 +37,17 @@ pub(super) fn read(path: &Path) -> io::Result<Texts> {
     Ok(files.collect())
 }
 
-/// The visible names of manifests. Hidden ones are left out: ConfigMap volumes and editors keep their own copies there.
 fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    let is_manifest = |path: &PathBuf| {
-        let extension = path.extension().and_then(|it| it.to_str()).unwrap_or_default();
-        let is_hidden = path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(b"."));
-        matches!(extension, "yaml" | "yml" | "json") && !is_hidden
-    };
-    Ok(paths.into_iter().filter(is_manifest).collect())
+    Ok(paths.into_iter().filter(|path| is_manifest(path)).collect())
+}
+
+/// Whether this is the visible name of a manifest. Hidden ones are left out: ConfigMap volumes and editors keep their
+/// own copies there.
+pub(super) fn is_manifest(path: &Path) -> bool {
+    let extension = path.extension().and_then(|it| it.to_str()).unwrap_or_default();
+    let is_hidden = path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(b"."));
+    matches!(extension, "yaml" | "yml" | "json") && !is_hidden
 }
 
 /// What a file holds, or why not and what to do about it.
@@ -122,129 +114,9 @@ fn irregular(kind: FileType) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}; use a regular file")))
 }
 
-/// Tells when to read again.
-#[derive(Debug)]
-pub(super) struct Changes {
-    happened: mpsc::Receiver<()>,
-    look: tokio::time::Interval,
-    is_told: bool,
-}
-
-/// Has the system tell of changes. Apart from `Changes`, because to look at folders may take long.
-#[derive(Debug)]
-pub(super) struct Watch {
-    path: PathBuf,
-    watcher: Option<RecommendedWatcher>,
-    watched: BTreeSet<PathBuf>,
-    every: Duration,
-}
-
-/// Watches the folders that decide what `path` holds, and looks again after `every` in any case.
-pub(super) fn watch(path: &Path, every: Duration) -> (Watch, Changes) {
-    // One place is enough: "something happened" is all there is to say.
-    let (tell, happened) = mpsc::channel(1);
-    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.map_or(true, |it| changes_content(&it.kind)) {
-            let _full_is_fine = tell.try_send(());
-        }
-    });
-    let watcher = watcher
-        .inspect_err(
-            |error| tracing::warn!(%error, ?every, "changes are not told by the system; looking regularly"),
-        )
-        .ok();
-    let mut look = interval_at(Instant::now() + every, every);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let changes = Changes { happened, look, is_told: watcher.is_some() };
-    let mut watch = Watch { path: path.into(), watcher, watched: BTreeSet::new(), every };
-    watch.renew(&Credentials::new());
-    (watch, changes)
-}
-
-impl Changes {
-    /// Returns when it is time to read again. May be dropped at any time.
-    pub(super) async fn next(&mut self) {
-        if !self.is_told {
-            self.look.tick().await;
-            return;
-        }
-        tokio::select! {
-            _ = self.look.tick() => {}
-            _ = self.happened.recv() => self.settle().await,
-        }
-    }
-
-    async fn settle(&mut self) {
-        let latest = Instant::now() + QUIET_MAX;
-        while timeout_at(latest.min(Instant::now() + QUIET), self.happened.recv())
-            .await
-            .is_ok_and(|it| it.is_some())
-            && Instant::now() < latest
-        {}
-    }
-}
-
-impl Watch {
-    /// Links may lead elsewhere now, and other `credentials` be named: watches the folders where all of them are.
-    /// Says whether folders came to be watched in which something may have happened meanwhile.
-    pub(super) fn renew(&mut self, credentials: &Credentials) -> bool {
-        let Some(watcher) = &mut self.watcher else { return false };
-        let mut wanted = folders(&self.path);
-        wanted.extend(credentials.keys().flat_map(|path| folders(path)));
-        for gone in self.watched.difference(&wanted) {
-            // It may be gone from the disk as well, which is no reason to complain.
-            let _was_gone = watcher.unwatch(gone);
-        }
-        let mut news = false;
-        for new in wanted.difference(&self.watched) {
-            news = true;
-            if let Err(error) = watcher.watch(new, RecursiveMode::NonRecursive) {
-                tracing::warn!(folder = %new.display(), %error, every = ?self.every, "cannot be watched; looking regularly");
-            }
-        }
-        self.watched = wanted;
-        news
-    }
-}
-
-/// Our own reading is no change.
-fn changes_content(kind: &EventKind) -> bool {
-    match kind {
-        EventKind::Access(access) => *access == AccessKind::Close(AccessMode::Write),
-        _ => true,
-    }
-}
-
-/// The folder of `path`, `path` itself where it is one, and both again where links lead. Each by its one real name: under
-/// two names it would be watched once, and let go of under both with the first.
-fn folders(path: &Path) -> BTreeSet<PathBuf> {
-    let real = fs::canonicalize(path).ok();
-    let both = [Some(path.to_owned()), real];
-    let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
-    for path in both.into_iter().flatten() {
-        let parent = path.parent().map(|it| if it.as_os_str().is_empty() { Path::new(".") } else { it });
-        folders.extend(parent.map(Path::to_owned));
-        folders.extend(path.is_dir().then_some(path));
-    }
-    folders.into_iter().filter(|it| it.is_dir()).filter_map(|it| fs::canonicalize(it).ok()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn it_looks_again_although_nobody_told_of_a_change() {
-        let folder = tempfile::tempdir().unwrap();
-        // Its parent is watched too, and must not be the one in which other tests make folders.
-        let path = folder.path().join("pools");
-        fs::create_dir(&path).unwrap();
-        let (_watch, mut changes) = watch(&path, Duration::from_secs(5));
-        let begin = Instant::now();
-        changes.next().await;
-        changes.next().await;
-        assert_eq!(begin.elapsed(), Duration::from_secs(10));
-    }
 
     #[test]
     fn a_folder_holds_its_visible_manifests() {

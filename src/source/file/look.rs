@@ -11,8 +11,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::Error;
-use super::folder::{self, Changes, Texts, Watch};
+use super::folder::{self, Texts};
 use super::picture::Picture;
+use super::watch::{Changes, Watch};
 use crate::crd::manifest::ManifestError;
 
 /// A look takes milliseconds, at ten thousand pools a second. After this the disk is away.
@@ -120,6 +121,7 @@ mod tests {
     use futures::FutureExt;
     use tokio::time::advance;
 
+    use super::super::watch;
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -131,7 +133,7 @@ mod tests {
             answers.lock().unwrap().recv().map_err(io::Error::other)?;
             Ok(Texts::new())
         };
-        let watch = folder::watch(folder.path(), Duration::from_secs(3600));
+        let watch = watch::watch(folder.path(), Duration::from_secs(3600));
         let mut looker = Looker::with(Arc::new(reader), folder.path().into(), watch);
         {
             let mut next = pin!(looker.next(None));

@@ -12,12 +12,12 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::catalog::Catalog;
-use self::folder::{Changes, Watch};
 use self::keeper::SeatKeeper;
 use self::look::{LOOK_WITHIN, Looker, Sight};
 use self::picture::Picture;
 use self::reading::Problem;
 use self::seats::{Batch, SeatFiles};
+use self::watch::{Changes, Watch};
 use super::Outlets;
 use super::programmer::{Authority, Change, Programmer, Report};
 use crate::crd::manifest::ManifestError;
@@ -41,6 +41,8 @@ mod seats;
 mod secrets;
 #[cfg(test)]
 mod tests;
+mod trail;
+mod watch;
 
 pub use ports::PortProbe;
 
@@ -97,7 +99,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let path = options.path.clone();
-    let watch = tokio::task::spawn_blocking(move || folder::watch(&path, LOOK_EVERY));
+    let watch = tokio::task::spawn_blocking(move || watch::watch(&path, LOOK_EVERY));
     tokio::select! {
         () = stop.cancelled() => Ok(()),
         watch = watch => follow(options, watch?, outlets, probe, stop.clone()).await,

@@ -15,9 +15,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::subscriber::DefaultGuard;
 
-use super::folder;
 use super::reading::tests::{pool, tls_backend_pool, tls_pool};
-use super::{Error, Options, PortProbe, follow};
+use super::{Error, Options, PortProbe, follow, watch};
 use crate::balance::pool::PortId;
 use crate::balance::tls::TlsTerms;
 use crate::handoff::{BindState, BindingsWriter, Reader, bindings, handoff};
@@ -68,7 +67,7 @@ impl Running {
             PortProbe::new(
                 |port| if port == PortId::Tcp(TAKEN_PORT) { Err("it is taken".into()) } else { Ok(()) },
             );
-        let watch = folder::watch(path, NEVER);
+        let watch = watch::watch(path, NEVER);
         let task = tokio::spawn(follow(options, watch, outlets, probe, stop.clone()));
         Self { reader, readiness, metrics, ports, stop, task, log, _logging: logging }
     }
@@ -250,6 +249,108 @@ async fn a_swapped_configmap_volume_is_followed() {
     }
 }
 
+/// A folder and one in it, with one file of a pool on this port.
+fn pools_in_a_folder(port: u16) -> (TempDir, PathBuf) {
+    let folder = folder();
+    let pools = folder.path().join("pools");
+    fill(&pools, port);
+    (folder, pools)
+}
+
+fn fill(pools: &Path, port: u16) {
+    fs::create_dir_all(pools).unwrap();
+    fs::write(pools.join("a.yaml"), pool("a", port.into())).unwrap();
+}
+
+/// Puts another folder in the place of this one, in which the pool is on this port.
+fn replace(pools: &Path, port: u16) {
+    let beside = |name: String| pools.with_file_name(name);
+    fill(&beside("next".into()), port);
+    fs::rename(pools, beside(format!("before-{port}"))).unwrap();
+    fs::rename(beside("next".into()), pools).unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_that_is_replaced_is_followed_as_the_one_before() {
+    let (_folder, pools) = pools_in_a_folder(8001);
+    let mut running = Running::start(&pools, None);
+    running.serves(&[8001]).await;
+    for port in [8002, 8005] {
+        replace(&pools, port);
+        running.serves(&[port]).await;
+        for port in [port + 1, port + 2] {
+            fs::write(pools.join("a.yaml"), pool("a", port.into())).unwrap();
+            running.serves(&[port]).await;
+        }
+    }
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_that_is_removed_and_made_again_is_followed() {
+    let (_folder, pools) = pools_in_a_folder(8001);
+    let mut running = Running::start(&pools, None);
+    running.serves(&[8001]).await;
+    for port in [8002, 8005] {
+        fs::remove_dir_all(&pools).unwrap();
+        running.says("cannot be read: No such file").await;
+        fill(&pools, port);
+        running.serves(&[port]).await;
+        for port in [port + 1, port + 2] {
+            fs::write(pools.join("a.yaml"), pool("a", port.into())).unwrap();
+            running.serves(&[port]).await;
+        }
+    }
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_is_followed_where_a_folder_on_its_way_is_replaced() {
+    for depth in ["", "b/c"] {
+        let folder = folder();
+        let replaced = folder.path().join("a");
+        let file = replaced.join(depth).join("a.yaml");
+        fill(&replaced.join(depth), 8001);
+        let mut running = Running::start(&file, None);
+        running.serves(&[8001]).await;
+        for port in [8002, 8004] {
+            fill(&folder.path().join("next").join(depth), port);
+            fs::rename(&replaced, folder.path().join(format!("before-{port}"))).unwrap();
+            fs::rename(folder.path().join("next"), &replaced).unwrap();
+            running.serves(&[port]).await;
+            fs::write(&file, pool("a", u32::from(port) + 1)).unwrap();
+            running.serves(&[port + 1]).await;
+        }
+        running.end().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_linked_file_of_a_folder_is_followed_to_where_it_is() {
+    let (folder, pools) = pools_in_a_folder(8001);
+    let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+    fill(&one, 8002);
+    fs::remove_file(pools.join("a.yaml")).unwrap();
+    symlink("../one/a.yaml", pools.join("a.yaml")).unwrap();
+    let mut running = Running::start(&pools, None);
+    running.serves(&[8002]).await;
+    for port in [8003, 8004] {
+        fs::write(one.join("a.yaml"), pool("a", port.into())).unwrap();
+        running.serves(&[port]).await;
+    }
+    fill(&two, 8005);
+    symlink(two.join("a.yaml"), pools.join("new")).unwrap();
+    fs::rename(pools.join("new"), pools.join("a.yaml")).unwrap();
+    running.serves(&[8005]).await;
+    for port in [8006, 8010] {
+        fs::write(two.join("a.yaml"), pool("a", port.into())).unwrap();
+        running.serves(&[port]).await;
+        replace(&two, port + 1);
+        running.serves(&[port + 1]).await;
+    }
+    running.end().await.unwrap();
+}
+
 #[tokio::test]
 async fn files_of_a_folder_come_and_go_with_their_pools() {
     let folder = folder();
@@ -402,6 +503,26 @@ async fn the_certificates_of_a_swapped_volume_are_followed() {
     for (version, name) in [("..2", "two.test"), ("..3", "three.test")] {
         write(version, name);
         running.shows(&[name]).await;
+    }
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_certificates_of_a_replaced_folder_are_followed() {
+    let (folder, above) = (folder(), folder());
+    let certificates = above.path().join("tls");
+    fs::create_dir(&certificates).unwrap();
+    write_pair(&certificates, &pair(&["one.test"]));
+    let mut running = Running::start(&with_certificate(folder.path(), &certificates), None);
+    running.shows(&["one.test"]).await;
+    for [replaced, edited] in [["two.test", "three.test"], ["four.test", "five.test"]] {
+        fs::create_dir(above.path().join("next")).unwrap();
+        write_pair(&above.path().join("next"), &pair(&[replaced]));
+        fs::rename(&certificates, above.path().join(replaced)).unwrap();
+        fs::rename(above.path().join("next"), &certificates).unwrap();
+        running.shows(&[replaced]).await;
+        write_pair(&certificates, &pair(&[edited]));
+        running.shows(&[edited]).await;
     }
     running.end().await.unwrap();
 }
