@@ -13,6 +13,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use crate::crd::duration::DurationText;
 use crate::proxy::{AccessLogOptions, Ceilings, LineForm, LogTarget, MEMORY_MIN, Network};
 
+/// Stands for the value of a flag that has none. No argument and no variable can hold it.
+pub const MISSING: &str = "\0";
+
 /// The flags as written. Text, so that one bad value does not hide the next.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Flags {
@@ -181,8 +184,8 @@ impl fmt::Display for Mistake {
 impl Settings {
     /// The settings that `flags` make, or every mistake in them.
     pub fn check(flags: Flags) -> Result<Self, Vec<Mistake>> {
-        let flags = flags.without_empty();
         let mut mistakes = Mistakes::default();
+        let flags = flags.given(&mut mistakes);
         let standalone = flags.file.is_some();
         let settings = Self {
             workers: workers(flags.workers.as_deref(), &mut mistakes),
@@ -214,29 +217,38 @@ impl Settings {
 }
 
 impl Flags {
-    /// An empty variable counts as unset: templates leave them behind.
-    fn without_empty(self) -> Self {
-        let set = |value: Option<String>| value.filter(|text| !text.is_empty());
+    /// Those that have a value. An empty variable counts as unset: templates leave them behind.
+    fn given(self, mistakes: &mut Mistakes) -> Self {
+        let mut is_given = |flag, value: &String| {
+            if value == MISSING {
+                mistakes.add(flag, "its value is missing; write it behind the flag, or leave the flag out");
+            }
+            value != MISSING && !value.is_empty()
+        };
+        let (mut watch_namespace, mut trusted_proxies) = (self.watch_namespace, self.trusted_proxies);
+        watch_namespace.retain(|it| is_given("watch-namespace", it));
+        trusted_proxies.retain(|it| is_given("trusted-proxies", it));
+        let mut set = |flag, value: Option<String>| value.filter(|it| is_given(flag, it));
         Self {
-            file: set(self.file),
-            state_dir: set(self.state_dir),
-            kubeconfig: set(self.kubeconfig),
-            namespace: set(self.namespace),
-            identity: set(self.identity),
-            watch_namespace: self.watch_namespace.into_iter().filter(|name| !name.is_empty()).collect(),
-            listen_address: set(self.listen_address),
-            trusted_proxies: self.trusted_proxies.into_iter().filter(|range| !range.is_empty()).collect(),
-            workers: set(self.workers),
-            metrics_address: set(self.metrics_address),
-            drain_delay: set(self.drain_delay),
-            drain_timeout: set(self.drain_timeout),
-            max_connections: set(self.max_connections),
-            max_connections_per_client: set(self.max_connections_per_client),
-            memory_limit: set(self.memory_limit),
-            access_log: set(self.access_log),
-            access_log_format: set(self.access_log_format),
-            log_format: set(self.log_format),
-            log_level: set(self.log_level),
+            file: set("file", self.file),
+            state_dir: set("state-dir", self.state_dir),
+            kubeconfig: set("kubeconfig", self.kubeconfig),
+            namespace: set("namespace", self.namespace),
+            identity: set("identity", self.identity),
+            listen_address: set("listen-address", self.listen_address),
+            workers: set("workers", self.workers),
+            metrics_address: set("metrics-address", self.metrics_address),
+            drain_delay: set("drain-delay", self.drain_delay),
+            drain_timeout: set("drain-timeout", self.drain_timeout),
+            max_connections: set("max-connections", self.max_connections),
+            max_connections_per_client: set("max-connections-per-client", self.max_connections_per_client),
+            memory_limit: set("memory-limit", self.memory_limit),
+            access_log: set("access-log", self.access_log),
+            access_log_format: set("access-log-format", self.access_log_format),
+            log_format: set("log-format", self.log_format),
+            log_level: set("log-level", self.log_level),
+            watch_namespace,
+            trusted_proxies,
         }
     }
 }
@@ -249,6 +261,10 @@ struct Mistakes {
 impl Mistakes {
     fn add(&mut self, flag: &'static str, reason: impl Into<String>) {
         self.list.push(Mistake { flag, reason: reason.into() });
+    }
+
+    fn are_of(&self, flag: &str) -> bool {
+        self.list.iter().any(|it| it.flag == flag)
     }
 }
 
@@ -412,7 +428,7 @@ fn log_levels(text: Option<&str>, mistakes: &mut Mistakes) -> Targets {
 
 fn source(flags: Flags, mistakes: &mut Mistakes) -> Source {
     let Some(path) = flags.file else {
-        if flags.state_dir.is_some() {
+        if flags.state_dir.is_some() && !mistakes.are_of("file") {
             let reason = "seats of a cluster's pools are kept in their status; use it with --file only";
             mistakes.add("state-dir", reason);
         }
@@ -593,6 +609,20 @@ mod tests {
     #[test]
     fn an_empty_value_counts_as_unset() {
         assert_eq!(settings(&["--metrics-address", "", "--file", ""]), settings(&[]));
+    }
+
+    #[test]
+    fn a_flag_without_its_value_is_a_mistake_beside_the_others() {
+        let missing = "its value is missing; write it behind the flag, or leave the flag out";
+        let flag = |name: &str| format!("--{name}={MISSING}");
+        check(
+            &[&flag("file"), &flag("watch-namespace"), "--state-dir=/var/lib/guideway", "--workers=0"],
+            &format!(
+                "--watch-namespace (GUIDEWAY_WATCH_NAMESPACE): {missing}\n\
+                 --file (GUIDEWAY_FILE): {missing}\n\
+                 --workers (GUIDEWAY_WORKERS): `0` is no number of threads; use 1 to 1024"
+            ),
+        );
     }
 
     #[test]

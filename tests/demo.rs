@@ -113,11 +113,12 @@ fn a_beat_too_short_for_the_keys_is_refused_with_what_to_do() {
     for (arguments, expected) in [
         (&["--load", "--rate=200", "--keys=1000", "--switch=1s"][..], "30 keys can be followed; use fewer"),
         (&["--load", "--rate=1", "--switch=1s"], "no key can be followed; use a higher --rate"),
-        (&["--switch=999ms"], "the shortest beat is 1s"),
+        (&["--switch=999ms"], "use 1s or more"),
+        (&["--switch", "-1s"], "\"-1s\" is no duration"),
     ] {
         let mut demo = Demo::start(1, arguments);
         let said = std::io::read_to_string(demo.0.stderr.take().unwrap()).unwrap();
-        assert_eq!(demo.0.wait().unwrap().code(), Some(1), "{said}");
+        assert_eq!(demo.0.wait().unwrap().code(), Some(2), "{said}");
         assert!(said.contains(expected), "{said}");
     }
 }

@@ -190,3 +190,24 @@ fn a_process_without_memory_for_requests_serves_none_and_says_so() {
     let refused = "guideway_connections_refused_total{limit=\"memory\"} 1";
     assert!(get(run.metrics, "/metrics").unwrap().contains(refused));
 }
+
+#[test]
+fn mistakes_in_flags_are_told_at_once_also_where_values_begin_with_a_hyphen_or_are_missing() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guideway"));
+    command.args([
+        "run",
+        "--drain-timeout",
+        "-1s",
+        "--log-level",
+        "bogus",
+        "--drain-delay",
+        "--workers",
+        "0",
+    ]);
+    let ended = command.output().unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+    let said = String::from_utf8(ended.stderr).unwrap();
+    let flags: Vec<&str> = said.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(flags, ["--drain-delay", "--workers", "--drain-timeout", "--log-level"], "{said}");
+    assert!(said.contains("`-1s` is no duration") && said.contains("its value is missing"), "{said}");
+}

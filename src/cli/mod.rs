@@ -1,10 +1,13 @@
 //! Owns the command line: one file a command, each of which says what it prints and when it fails.
 
+use std::ffi::OsString;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+mod arguments;
 mod check;
 mod crd;
 mod demo;
@@ -34,6 +37,11 @@ enum Command {
 }
 
 impl Cli {
+    /// What these arguments of a process ask for. Ends the process where they make no sense, or ask for help.
+    pub fn read(arguments: impl Iterator<Item = OsString>) -> Self {
+        Self::parse_from(arguments::tied(&Self::command(), arguments))
+    }
+
     /// Carries out the command.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
@@ -53,4 +61,10 @@ fn say(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         said => said,
     }
+}
+
+/// Says what is wrong with the flags, all at once, before anything is started. The exit code is clap's own.
+fn refuse<T: Display>(mistakes: &[T]) -> ExitCode {
+    mistakes.iter().for_each(|mistake| eprintln!("guideway: {mistake}"));
+    ExitCode::from(2)
 }

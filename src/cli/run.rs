@@ -13,17 +13,11 @@ use crate::telemetry;
 /// Threads of the control plane. Two, so that a scrape is answered while tables are built.
 const CONTROL_THREADS: usize = 2;
 
-/// Exit code for flags that cannot be used.
-const USAGE: u8 = 2;
-
 /// Runs until told to stop. Exit code 2 for settings that cannot be used, 1 when a part failed.
 pub(super) fn execute(flags: Flags) -> anyhow::Result<ExitCode> {
     let settings = match Settings::check(flags) {
         Ok(settings) => settings,
-        Err(mistakes) => {
-            mistakes.iter().for_each(|mistake| eprintln!("guideway: {mistake}"));
-            return Ok(ExitCode::from(USAGE));
-        }
+        Err(mistakes) => return Ok(super::refuse(&mistakes)),
     };
     telemetry::start(&settings.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
