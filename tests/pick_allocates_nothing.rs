@@ -42,8 +42,8 @@ static COUNTING: Counting = Counting;
 struct Request;
 
 impl RequestParts for Request {
-    fn header(&self, name: &str) -> Option<&[u8]> {
-        (name == "cookie").then_some(b"a=1; session=s7")
+    fn headers(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        (name == "cookie").then_some(&b"a=1; session=s7"[..]).into_iter()
     }
     fn path(&self) -> &'static str {
         "/cart"

@@ -28,8 +28,8 @@ pub enum KeySource {
 
 /// The parts of a request a key can be made of. Borrowed, so that asking costs nothing.
 pub trait RequestParts {
-    /// The first value of the header `name` (lower case).
-    fn header(&self, name: &str) -> Option<&[u8]>;
+    /// The values of the header `name` (lower case), in order.
+    fn headers(&self, name: &str) -> impl Iterator<Item = &[u8]>;
     /// The path without the query.
     fn path(&self) -> &str;
     /// The query without `?`.
@@ -40,7 +40,8 @@ pub trait RequestParts {
     fn client_ip(&self) -> IpAddr;
 }
 
-/// The hash of the first source that the request has; without any, of the client's address.
+/// The hash of the first source that the request has; without any, of the client's address. An empty value is as good as
+/// none: it would bring together all those of whom nothing is known.
 pub fn hash_of(sources: &[KeySource], request: &impl RequestParts) -> u64 {
     sources.iter().find_map(|source| source.hash(request)).unwrap_or_else(|| of_client(request.client_ip()))
 }
@@ -50,11 +51,13 @@ impl KeySource {
         let bytes = |value: &[u8]| hash::stable(value, SEED);
         match self {
             Self::ClientIp => Some(of_client(request.client_ip())),
-            Self::Header(name) => request.header(name).map(bytes),
-            Self::Cookie(name) => cookie(request.header("cookie")?, name).map(bytes),
+            Self::Header(name) => request.headers(name).find(|value| !value.is_empty()).map(bytes),
+            Self::Cookie(name) => {
+                request.headers("cookie").find_map(|header| cookie(header, name)).map(bytes)
+            }
             Self::Query(name) => parameter(request.query()?, name).map(|value| bytes(value.as_bytes())),
             Self::Path => Some(bytes(request.path().as_bytes())),
-            Self::Host => request.host().map(host_hash),
+            Self::Host => request.host().filter(|host| !host.is_empty()).map(host_hash),
         }
     }
 }
@@ -77,19 +80,20 @@ fn host_hash(host: &str) -> u64 {
     hash::stable(&buffer[..length], SEED)
 }
 
-/// The value of cookie `name` in a `Cookie` header (RFC 6265 section 4.2.1).
+/// The value of the first cookie `name` in a `Cookie` header that has one (RFC 6265 section 4.2.1).
 fn cookie<'a>(header: &'a [u8], name: &str) -> Option<&'a [u8]> {
     header.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).find_map(|pair| {
         let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-        Some(value.strip_prefix(b"\"").and_then(|inner| inner.strip_suffix(b"\"")).unwrap_or(value))
+        let value = value.strip_prefix(b"\"").and_then(|inner| inner.strip_suffix(b"\"")).unwrap_or(value);
+        (!value.is_empty()).then_some(value)
     })
 }
 
-/// The value of the first parameter `name` in a query.
+/// The value of the first parameter `name` in a query that has one.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then_some(value)
+        let (key, value) = pair.split_once('=')?;
+        (key == name && !value.is_empty()).then_some(value)
     })
 }
 
@@ -105,8 +109,8 @@ mod tests {
     }
 
     impl RequestParts for Request {
-        fn header(&self, name: &str) -> Option<&[u8]> {
-            self.headers.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_bytes())
+        fn headers(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+            self.headers.iter().filter(move |(key, _)| *key == name).map(|(_, value)| value.as_bytes())
         }
         fn path(&self) -> &str {
             self.target.split('?').next().unwrap_or_default()
@@ -124,8 +128,15 @@ mod tests {
 
     fn request() -> Request {
         Request {
-            headers: vec![("x-user", "ada"), ("cookie", "a=1; session=\"s7\"; session2=no")],
-            target: "/cart?id=9&empty&user=ada",
+            headers: vec![
+                ("x-user", "ada"),
+                ("x-empty", ""),
+                ("x-late", ""),
+                ("x-late", "bob"),
+                ("cookie", "a=1; session=; empty=\"\""),
+                ("cookie", "session=\"s7\"; session2=no; b=2"),
+            ],
+            target: "/cart?id=9&empty&user=&none=&user=ada",
             host: "Shop.Example.com",
             ip: "::ffff:192.0.2.7",
         }
@@ -142,11 +153,25 @@ mod tests {
         check(KeySource::Cookie("session".into()), Some(b"s7"));
         check(KeySource::Cookie("ession".into()), None);
         check(KeySource::Query("user".into()), Some(b"ada"));
-        check(KeySource::Query("empty".into()), Some(b""));
-        check(KeySource::Query("none".into()), None);
+        check(KeySource::Cookie("b".into()), Some(b"2"));
         check(KeySource::Path, Some(b"/cart"));
         check(KeySource::Host, Some(b"shop.example.com"));
         check(KeySource::ClientIp, Some(&[192, 0, 2, 7]));
+    }
+
+    #[test]
+    fn an_empty_value_is_none() {
+        check(KeySource::Header("x-empty".into()), None);
+        check(KeySource::Header("x-late".into()), Some(b"bob"));
+        check(KeySource::Cookie("empty".into()), None);
+        check(KeySource::Query("empty".into()), None);
+        check(KeySource::Query("none".into()), None);
+        let unnamed = Request { host: "", ..request() };
+        assert_eq!(KeySource::Host.hash(&unnamed), None);
+        assert_eq!(
+            hash_of(&[KeySource::Header("x-empty".into()), KeySource::Path], &request()),
+            hash::stable(b"/cart", SEED)
+        );
     }
 
     #[test]

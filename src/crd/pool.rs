@@ -176,8 +176,8 @@ pub struct Algorithm {
     #[serde(default)]
     pub fill: Fill,
 
-    /// HashOn lists what a request's key is made of; the first entry that the request has decides. A request with
-    /// none of them is keyed by its client's address, and so are the connections and flows of TCP, TLS and UDP
+    /// HashOn lists what a request's key is made of; the first entry that the request has decides, and an empty value
+    /// counts as none. A request with none of them is keyed by its client's address, and so are the connections and flows of TCP, TLS and UDP
     /// listeners; a pool that has no others takes ClientIP alone.
     #[serde(default = "client_ip")]
     #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "atomic"))]

@@ -73,8 +73,8 @@ impl fmt::Display for Moves {
 struct Keyed(String);
 
 impl RequestParts for Keyed {
-    fn header(&self, name: &str) -> Option<&[u8]> {
-        (name == KEY_HEADER).then_some(self.0.as_bytes())
+    fn headers(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        (name == KEY_HEADER).then_some(self.0.as_bytes()).into_iter()
     }
     fn path(&self) -> &str {
         "/"

@@ -299,8 +299,8 @@ struct Keyed<'a> {
 }
 
 impl RequestParts for Keyed<'_> {
-    fn header(&self, name: &str) -> Option<&[u8]> {
-        self.head.fields.get(name)
+    fn headers(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.head.fields.all(name)
     }
 
     fn path(&self) -> &str {

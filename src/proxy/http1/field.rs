@@ -56,7 +56,13 @@ impl<'a> Fields<'a> {
 
     /// The first value of the field `name`.
     pub(in crate::proxy) fn get(&self, name: &str) -> Option<&'a [u8]> {
-        self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+        self.all(name).next()
+    }
+
+    /// All values of the field `name`, in order.
+    pub(in crate::proxy) fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        let named = self.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+        named.map(|header| header.value)
     }
 
     /// Whether a `Connection` field names the field `name`, which then ends at this hop.
