@@ -407,6 +407,12 @@ fn log_format(text: Option<&str>, mistakes: &mut Mistakes) -> LogFormat {
     }
 }
 
+/// Where the client of the API server warns of connections that ended, without saying which. Our watches say it as well,
+/// in words and with what they watch.
+const WATCH_NOISE: &str = "kube_client::client";
+/// Modules in there that speak of other things.
+const BESIDE_NOISE: [&str; 2] = ["kube_client::client::builder", "kube_client::client::tls"];
+
 fn log_levels(text: Option<&str>, mistakes: &mut Mistakes) -> Targets {
     let mut levels = Targets::new();
     for part in text.unwrap_or("info").split(',').map(str::trim) {
@@ -423,7 +429,13 @@ fn log_levels(text: Option<&str>, mistakes: &mut Mistakes) -> Targets {
             }
         }
     }
-    levels
+    let is_named = levels.iter().any(|(module, _)| module.starts_with("kube_client"));
+    match levels.default_level() {
+        Some(level @ (LevelFilter::WARN | LevelFilter::INFO)) if !is_named => levels
+            .with_target(WATCH_NOISE, LevelFilter::ERROR)
+            .with_targets(BESIDE_NOISE.map(|module| (module, level))),
+        _ => levels,
+    }
 }
 
 fn source(flags: Flags, mistakes: &mut Mistakes) -> Source {
@@ -499,7 +511,9 @@ mod tests {
             (settings.drain_delay, settings.drain_timeout),
             (Duration::from_secs(5), Duration::from_secs(20))
         );
-        assert_eq!(settings.log, Log { format: LogFormat::Text, levels: "info".parse().unwrap() });
+        assert_eq!(settings.log.format, LogFormat::Text);
+        assert!(settings.log.levels.would_enable("guideway", &tracing::Level::INFO));
+        assert!(!settings.log.levels.would_enable("guideway", &tracing::Level::DEBUG));
     }
 
     #[test]
@@ -592,6 +606,25 @@ mod tests {
         assert_eq!(settings.log.format, LogFormat::Json);
         assert!(settings.log.levels.would_enable("guideway::proxy::http", &tracing::Level::DEBUG));
         assert!(!settings.log.levels.would_enable("guideway::source", &tracing::Level::INFO));
+    }
+
+    #[test]
+    fn what_our_watches_say_better_is_heard_at_debug_or_on_demand() {
+        let warns = |levels: &str, module: &str| {
+            let settings = settings(&["--log-level", levels]).unwrap();
+            settings.log.levels.would_enable(module, &tracing::Level::WARN)
+        };
+        for (levels, heard) in [
+            ("info", false),
+            ("warn,guideway=debug", false),
+            ("debug", true),
+            ("trace", true),
+            ("info,kube_client=warn", true),
+            ("error", false),
+        ] {
+            assert_eq!(warns(levels, "kube_client::client"), heard, "{levels}");
+        }
+        assert!(warns("info", "kube_client::client::tls") && warns("info", "kube_client::config"));
     }
 
     #[test]

@@ -176,6 +176,7 @@ where
                     continue;
                 }
             };
+            self.tell_regained(&mut patience);
             loop {
                 match self.follow(&mut version, &mut patience).await {
                     End::Unheard => return,
@@ -203,12 +204,22 @@ where
     }
 
     /// Only the first failure in a row is a warning: an API server that stays away must not fill the log.
-    fn complain(&self, why: &Why, patience: &Patience, call: &'static str) {
+    fn complain(&self, why: &Why, patience: &mut Patience, call: &'static str) {
         let (kind, scope) = (self.kind.name(), self.scope.as_deref().unwrap_or("*"));
         if patience.is_fresh() {
+            patience.lost.get_or_insert_with(Instant::now);
             tracing::warn!(kind, scope, call, error = %Words(why), "lost touch with the API server, trying again; the tables stay");
         } else {
             tracing::debug!(kind, scope, call, error = %Words(why), attempt = patience.failures, "trying again");
+        }
+    }
+
+    /// A call that is answered ends what was complained of.
+    fn tell_regained(&self, patience: &mut Patience) {
+        if let Some(lost) = patience.lost.take() {
+            let (kind, scope) = (self.kind.name(), self.scope.as_deref().unwrap_or("*"));
+            let away_ms = u64::try_from(lost.elapsed().as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(kind, scope, away_ms, "in touch with the API server again");
         }
     }
 
@@ -246,6 +257,7 @@ where
             Ok(Ok(stream)) => stream,
         };
         self.heard();
+        self.tell_regained(patience);
         let begun = Instant::now();
         let mut stream = pin!(stream.into_stream());
         loop {
@@ -322,12 +334,14 @@ struct Patience {
     /// Ends every wait.
     touch: Touch,
     failures: u32,
+    /// Since when, if that was complained of and not taken back.
+    lost: Option<Instant>,
     jitter: RandomState,
 }
 
 impl Patience {
     fn new(pace: Pace, touch: Touch) -> Self {
-        Self { pace, touch, failures: 0, jitter: RandomState::new() }
+        Self { pace, touch, failures: 0, lost: None, jitter: RandomState::new() }
     }
 
     fn is_fresh(&self) -> bool {

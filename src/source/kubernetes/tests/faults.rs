@@ -163,6 +163,8 @@ async fn what_was_cut_off_for_a_while_is_current_soon_although_its_connections_s
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_gone_costs_no_table_and_its_return_brings_the_news() {
+    let log = Log::default();
+    let _listening = log.listen();
     let server = shop().await;
     let mut replica = Replica::start(&server, "a");
     replica.becomes(BOTH).await;
@@ -175,6 +177,9 @@ async fn a_server_that_is_gone_costs_no_table_and_its_return_brings_the_news() {
     server.up();
     let took = replica.becomes(ALL).await;
     assert!(took <= RECOVERY, "{took:?}");
+    let returned = || log.lines_with(&["in touch with the API server again", "kind=\"pods\"", "away_ms=1"]);
+    until("the log says so", || returned() == 1).await;
+    assert_eq!(log.lines_with(&["lost touch with the API server", "kind=\"pods\""]), 1);
     replica.stop().await;
 }
 
