@@ -240,15 +240,18 @@ impl Controller {
             let id = report.id.clone();
             if report.table_changed {
                 let dirt = drained.iter().find(|pool| pool.id == id).map(|pool| pool.dirt);
-                self.tell_published(&report, dirt);
+                let gist = |report: &Report| (report.digest, report.ready, report.total);
+                let is_news = self.reports.get(&id).map(gist) != Some(gist(&report));
+                self.tell_published(&report, dirt, is_news);
             }
             self.reports.insert(id.clone(), report);
             self.write_status(&id);
         }
     }
 
-    /// One line for each new table, with the time in microseconds, by which a test can measure from outside.
-    fn tell_published(&self, report: &Report, dirt: Option<Dirt>) {
+    /// One line for each new table, with the time in microseconds, by which a test can measure from outside. What changes
+    /// neither keys nor counts is no news.
+    fn tell_published(&self, report: &Report, dirt: Option<Dirt>, is_news: bool) {
         let took = dirt.map(|dirt| dirt.since.elapsed());
         // A pod that is known and waits for its seat has not reached the table yet.
         if let (Some(Kind::Pods | Kind::Slices), Some(took)) = (dirt.map(|dirt| dirt.cause), took)
@@ -256,17 +259,22 @@ impl Controller {
         {
             self.wires.metrics.propagated(&report.id, took);
         }
-        tracing::info!(
-            namespace = %report.id.namespace,
-            pool = %report.id.name,
-            cause = dirt.map_or("seats", |dirt| dirt.cause.name()),
-            digest = format_args!("{:016x}", report.digest),
-            ready = report.ready,
-            total = report.total,
-            took_us = took.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
-            at_us = Timestamp::now().as_microsecond(),
-            "table published"
-        );
+        macro_rules! tell {
+            ($level:ident) => {
+                tracing::$level!(
+                    namespace = %report.id.namespace,
+                    pool = %report.id.name,
+                    cause = dirt.map_or("seats", |dirt| dirt.cause.name()),
+                    digest = format_args!("{:016x}", report.digest),
+                    ready = report.ready,
+                    total = report.total,
+                    took_us = took.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+                    at_us = Timestamp::now().as_microsecond(),
+                    "table published"
+                )
+            };
+        }
+        if is_news { tell!(info) } else { tell!(debug) }
     }
 
     fn write_all_statuses(&self) {

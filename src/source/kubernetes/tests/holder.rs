@@ -197,6 +197,27 @@ async fn a_table_that_follows_from_patience_alone_is_told_in_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_table_that_moves_nobody_is_no_news() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let server = shop().await;
+    let replica = Replica::start(&server, "a");
+    serves(&replica, &["web-1", "web-2"]).await;
+    let told = log.lines_with(&["table published"]);
+    let mut edited = pool();
+    edited["metadata"]["generation"] = json!(2);
+    edited["spec"]["timeouts"] = json!({ "request": "7s" });
+    server.put("loadbalancerpools", &edited);
+    let request = || replica.reader.load().pool(&web()).and_then(|pool| pool.pool.timeouts.request);
+    until("the edit is served", || request() == Some(Duration::from_secs(7))).await;
+    assert_eq!(log.lines_with(&["table published"]), told, "{}", log.text());
+    put_pod(&server, pod("web-3").ready());
+    serves(&replica, &["web-1", "web-2", "web-3"]).await;
+    assert!(log.lines_with(&["table published"]) > told);
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_waits_for_its_seat_does_not_count_as_spread() {
     let server = shop().await;
     held_by_other(&server);
