@@ -291,7 +291,7 @@ pub struct Timeouts {
     pub connect: DurationText,
 
     /// Request is how long the head of an HTTP response may take from the last byte of its request on, all tries at
-    /// endpoints included, up to 24h. 0s sets no limit.
+    /// endpoints and their connections included, up to 24h. 0s sets no limit.
     #[serde(default = "request_timeout")]
     #[x_kube(validation = duration::limit(
         "duration(self) <= duration('24h')", "request is at most 24h; 0s sets no limit"))]

@@ -56,6 +56,11 @@ impl Account {
         Self { home, client, begun, status: 0, progress, upstream: None, retries: 0, reason: None, entry }
     }
 
+    /// Whose it is.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// It is tried once more.
     pub(super) fn retry(&mut self, reason: RetryReason) {
         self.retries += 1;

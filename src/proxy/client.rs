@@ -14,59 +14,12 @@ use super::headers::{self, Scheme};
 use super::http1::RequestHead;
 use super::introduction::Introduction;
 use super::limits::Limits;
+pub(super) use super::phase::{Expiry, Phase};
 use super::trust::{self, Hearsay, Network};
 use super::upstream::Slot;
 use super::view::Home;
 use crate::balance::pool::PortId;
 use crate::balance::tls::CaBundle;
-
-/// What a client connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Shaking hands for TLS.
-    Handshake,
-    /// Nothing; a request may come.
-    Idle,
-    /// Sending the head of a request.
-    Head,
-    /// Sending the body of a request.
-    Upload,
-    /// Waiting for the head of the response.
-    Waiting,
-    /// Receiving the response.
-    Download,
-    /// Exchanging bytes with the backend that are nothing to us, or waiting for a backend to do so.
-    Tunnel,
-    /// Told that we close; what it still sends is thrown away.
-    Linger,
-    /// Nothing, on a connection of HTTP/2; a stream may come.
-    Resting,
-    /// Carrying streams, each of which has a phase of its own.
-    Carrying,
-}
-
-/// What took too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expiry {
-    /// The handshake of TLS was not finished.
-    Handshake,
-    /// No request came.
-    Idle,
-    /// A request's head was not finished.
-    Head,
-    /// A body stood still.
-    Stalled,
-    /// No response's head came.
-    Timeout,
-    /// The time is over that the client itself gave the request.
-    Deadline,
-    /// The backend left and its drain timeout is over.
-    Drained,
-    /// A client that had shut down its sending side did not get a response's head.
-    Gone,
-    /// It did not close its side after we closed ours.
-    Linger,
-}
 
 /// One client connection, or one stream of such, seen from the task that serves it and from its worker's tick.
 #[derive(Debug)]
@@ -99,6 +52,10 @@ pub(super) struct Client {
     request_begun: Cell<Instant>,
     deadline: Cell<Option<Instant>>,
     half_closed: Cell<Option<Instant>>,
+    /// Everything was read that it sent.
+    ended: Cell<bool>,
+    /// Its end is to be looked for at every tick, because nothing else tells of it.
+    looked_for: Cell<bool>,
     /// Part of its request may still be on its way.
     unread: Cell<bool>,
     reset: Cell<bool>,
@@ -182,6 +139,8 @@ impl Client {
             request_begun: Cell::new(now),
             deadline: Cell::new(None),
             half_closed: Cell::new(None),
+            ended: Cell::new(false),
+            looked_for: Cell::new(false),
             unread: Cell::new(false),
             reset: Cell::new(false),
             leaving: Cell::new(false),
@@ -310,6 +269,23 @@ impl Client {
         *self.slot.borrow_mut() = Some(slot.clone());
     }
 
+    /// The request waits for a way to a backend; `timeout` is the time for the head of its response.
+    pub(super) fn begin_reaching(&self, timeout: Option<Duration>) {
+        self.request_timeout.set(timeout);
+    }
+
+    /// It waits no longer. A body that stood still meanwhile did so because nobody read it, and whoever was tried before
+    /// matters no more.
+    pub(super) fn end_reaching(&self) {
+        self.expiry.set(None);
+        self.progressed();
+    }
+
+    /// Whether the end of its request makes the time begin for the response.
+    pub(super) fn awaits_end(&self) -> bool {
+        self.unread.get() && self.request_timeout.get().is_some()
+    }
+
     /// The client waits for its answer until then and no longer.
     pub(super) fn end_by(&self, deadline: Instant) {
         self.deadline.set(Some(deadline));
@@ -377,14 +353,35 @@ impl Client {
         self.carried.update(|it| Carried { sent: it.sent + bytes as u64, ..it });
     }
 
-    /// It shut down its sending side.
+    /// It shut down its sending side, and what it sent before may still be there to read.
     pub(super) fn half_close(&self) {
-        self.half_closed.set(Some(self.clock.get()));
+        if self.half_closed.get().is_none() {
+            self.half_closed.set(Some(self.clock.get()));
+        }
     }
 
-    /// Whether it has shut down its sending side.
-    pub(super) fn is_half_closed(&self) -> bool {
-        self.half_closed.get().is_some()
+    /// It shut down its sending side, and everything was read.
+    pub(super) fn end(&self) {
+        self.half_close();
+        self.ended.set(true);
+    }
+
+    /// Whether it shut down its sending side and everything was read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Whether it has shut down its sending side, if `is_closed` says so at the moment; otherwise it is asked again with
+    /// the next tick.
+    pub(super) fn look_for_end(&self, is_closed: impl FnOnce() -> bool) {
+        if self.half_closed.get().is_some() {
+            return;
+        }
+        if is_closed() {
+            self.half_close();
+        } else {
+            self.looked_for.set(true);
+        }
     }
 
     /// Whether part of its request may still be on its way.
@@ -428,7 +425,7 @@ impl Client {
         }
         // A connection of HTTP/2 says goodbye as soon as it can, not with its next answer.
         let is_leaving = leaving.is_some() && matches!(self.phase.get(), Phase::Resting | Phase::Carrying);
-        if (expiry.is_some() || is_leaving)
+        if (expiry.is_some() || is_leaving || self.looked_for.take())
             && let Some(waker) = &*self.waker.borrow()
         {
             waker.wake_by_ref();
@@ -474,7 +471,7 @@ impl Client {
             }
             Phase::Tunnel => expired(over(since, limits.tunnel_idle), Expiry::Stalled).or_else(drained),
             Phase::Waiting => {
-                let gone = self.half_closed.get().is_some_and(|at| over(at, limits.half_close));
+                let gone = self.half_closed.get().is_some_and(|at| over(at.max(since), limits.half_close));
                 let late = self.request_timeout.get().is_some_and(|limit| over(since, limit));
                 expired(gone, Expiry::Gone).or(expired(late, Expiry::Timeout)).or_else(drained)
             }

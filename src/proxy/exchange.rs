@@ -3,7 +3,6 @@
 
 use std::future::poll_fn;
 use std::ops::Range;
-use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -77,7 +76,7 @@ impl Connection {
         let mut delivery =
             Delivery::new(&order.pool, &self.client, order.key, request.begun, order.repeatable);
         loop {
-            let way = self.unless_gone(delivery.reach(account)).await?.map_err(Stop::Rescue)?;
+            let way = self.approach(delivery.reach(account)).await?.map_err(Stop::Rescue)?;
             let mut reached = match way {
                 Way::Alone(reached) => reached,
                 Way::Shared(_) => return self.relay(request, &mut delivery, way, account).await,
@@ -141,16 +140,6 @@ impl Connection {
             reframe_kept(upload, inbox, area).map_err(garbled)?
         };
         Poll::Ready(Ok(Bytes::copy_from_slice(&area[data])))
-    }
-
-    /// Waits for `step`, but not for longer than the client does.
-    pub(super) async fn unless_gone<T>(&mut self, step: impl Future<Output = T>) -> Result<T, Stop> {
-        let mut step = pin!(step);
-        poll_fn(|cx| match step.as_mut().poll(cx) {
-            Poll::Ready(done) => Poll::Ready(Ok(done)),
-            Poll::Pending => self.poll_gone(cx).map(Err),
-        })
-        .await
     }
 
     /// Sends the request on and waits for the head of the response, which then is on its way to the
@@ -355,14 +344,18 @@ impl Connection {
         if self.client.expiry() == Some(Expiry::Gone) {
             return Poll::Ready(Stop::Gone);
         }
-        // Whatever comes now belongs to the next request, of which a part is enough.
-        if self.client.is_unread() || self.client.is_half_closed() || !self.inbox.is_empty() {
+        if self.client.is_unread() || self.client.has_ended() {
+            return Poll::Pending;
+        }
+        if !self.inbox.is_empty() {
+            // Whatever comes now belongs to the next request, of which a part is enough.
+            self.client.look_for_end(|| self.socket.is_read_closed());
             return Poll::Pending;
         }
         let area = &mut self.worker.scratch.borrow_mut().area;
         match ready!(self.socket.poll_read(cx, area)) {
             // It may have shut down its sending side alone and wait for the answer.
-            Ok(0) => self.client.half_close(),
+            Ok(0) => self.client.end(),
             Ok(read) => self.inbox.keep(&area[..read]),
             Err(_) => return Poll::Ready(Stop::Gone),
         }
@@ -414,7 +407,7 @@ impl Connection {
     }
 
     fn stays_open(&self) -> bool {
-        !self.worker.asks_to_leave() && !self.client.is_leaving() && !self.client.is_half_closed()
+        !self.worker.asks_to_leave() && !self.client.is_leaving() && !self.client.has_ended()
     }
 }
 

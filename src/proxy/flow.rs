@@ -37,6 +37,11 @@ impl Flow {
         self.decoder.is_done()
     }
 
+    /// What finds out where the rest of it ends.
+    pub(super) fn foresight(&self) -> Foresight {
+        Foresight { decoder: self.decoder.clone(), seen: 0 }
+    }
+
     /// Whether the whole body came in and went out.
     pub(super) fn is_complete(&self) -> bool {
         self.is_received() && self.out.is_empty()
@@ -59,6 +64,28 @@ impl Flow {
     /// The sender closed its side: what is to go out, if that ends the body.
     pub(super) fn end(&mut self, area: &mut [u8], at: usize) -> Option<Range<usize>> {
         self.decoder.end().then(|| self.encoder.frame(area, at..at, true))
+    }
+}
+
+/// Where a body ends, found out while its bytes wait for their turn.
+#[derive(Debug)]
+pub(super) struct Foresight {
+    decoder: Decoder,
+    seen: usize,
+}
+
+impl Foresight {
+    /// Whether the body ends among `bytes`, which are those of before and what came behind them. `area` takes a read.
+    pub(super) fn sees_end(&mut self, bytes: &[u8], area: &mut [u8]) -> bool {
+        for fresh in bytes[self.seen..].chunks(READ.len()) {
+            let raw = &mut area[READ.start..READ.start + fresh.len()];
+            raw.copy_from_slice(fresh);
+            self.seen += fresh.len();
+            if self.decoder.decode(raw).is_err() {
+                return false;
+            }
+        }
+        self.decoder.is_done()
     }
 }
 

@@ -104,6 +104,11 @@ pub(super) const OVERLOAD_IDLE: Duration = Duration::from_secs(5);
 /// a handful of requests a failed connect, short enough that a restarted one is found at once.
 pub(super) const REFUSAL_MEMORY: Duration = Duration::from_secs(1);
 
+/// How long somebody who gives up must have waited for a connection for its backend to be tried last, as one that
+/// refused it. Within a cluster it takes a few milliseconds, so who leaves sooner says nothing of the backend; and where
+/// a pool's requests are over before its connects are, nobody else would ever find out.
+pub(super) const ABANDONED_CONNECT: Duration = Duration::from_millis(300);
+
 /// How long accepting pauses when the process has no file descriptor left.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -5,6 +5,7 @@
 mod access_log;
 mod account;
 mod admission;
+mod approach;
 mod client;
 mod connection;
 mod date;
@@ -24,6 +25,7 @@ mod memory;
 mod origin;
 mod overload;
 mod passage;
+mod phase;
 mod pipes;
 mod relay;
 mod rescue;

@@ -54,6 +54,8 @@ pub(super) fn is_idempotent(method: &str) -> bool {
 /// A checked request or a connection on its way to a backend.
 pub(super) struct Delivery<'a> {
     pool: &'a PoolView,
+    /// What became of the pool since the request began, where that matters.
+    latest: Option<Rc<PoolView>>,
     key: u64,
     begun: Instant,
     /// It may be sent twice: it is idempotent, and has no body that would be used up.
@@ -146,6 +148,7 @@ impl<'a> Delivery<'a> {
     ) -> Self {
         Self {
             pool,
+            latest: None,
             key,
             begun,
             repeatable,
@@ -159,54 +162,86 @@ impl<'a> Delivery<'a> {
     }
 
     /// The pool of the request.
-    pub(super) fn pool(&self) -> &'a PoolView {
-        self.pool
+    #[inline]
+    pub(super) fn pool(&self) -> &PoolView {
+        self.latest.as_deref().unwrap_or(self.pool)
     }
 
     /// A way for a request to the best backend that was not tried: over a connection that rested, unless a new one is
     /// needed.
     pub(super) async fn reach(&mut self, account: &mut Account) -> Result<Way, ProxyError> {
-        let timeout = self.pool.snapshot.pool.timeouts.connect;
         loop {
             let renews = self.same.is_some();
             let slot = self.next()?;
-            let whose = self.whose(&slot);
-            let reason = match slot.http() {
-                HttpVersion::Http1 => {
-                    if !renews && let Some(upstream) = slot.take_resting(!self.repeatable, whose) {
-                        return Ok(Way::Alone(Reached::new(slot, upstream)));
-                    }
-                    match slot.connect(timeout, whose).await {
-                        Ok(upstream) => return Ok(Way::Alone(Reached::new(slot, upstream))),
-                        Err(reason) => reason,
-                    }
-                }
-                HttpVersion::Http2 => match slot.board(timeout, whose).await {
-                    Ok(berth) => return Ok(Way::Shared(berth)),
-                    Err(reason) => reason,
-                },
+            if let Some(way) = self.ready_way(&slot, renews) {
+                return Ok(way);
+            }
+            account.client().begin_reaching(self.pool().snapshot.pool.timeouts.request);
+            // In a box, so that what goes over connections that rested does not carry its room.
+            let opened = Box::pin(self.open(&slot)).await;
+            account.client().end_reaching();
+            let reason = match opened {
+                Ok(way) => return Ok(way),
+                Err(reason) => reason,
             };
             // Who took it may have acted on it. That the next one refused must not hide that.
             let error = if self.was_lost { ProxyError::Lost } else { ProxyError::ConnectFailed };
             self.retry(reason, error, account)?;
-            self.tried.push(slot);
+            self.pass_over(slot);
         }
+    }
+
+    /// A way over a connection that is open.
+    #[inline]
+    fn ready_way(&self, slot: &Rc<Slot>, renews: bool) -> Option<Way> {
+        let whose = self.whose(slot);
+        match slot.http() {
+            HttpVersion::Http1 if renews => None,
+            HttpVersion::Http1 => {
+                let upstream = slot.take_resting(!self.repeatable, whose)?;
+                Some(Way::Alone(Reached::new(slot.clone(), upstream)))
+            }
+            HttpVersion::Http2 => slot.berth(whose).map(Way::Shared),
+        }
+    }
+
+    /// A way over a connection that is opened for it.
+    async fn open(&self, slot: &Rc<Slot>) -> Result<Way, RetryReason> {
+        let (timeout, whose) = (self.pool().snapshot.pool.timeouts.connect, self.whose(slot));
+        match slot.http() {
+            HttpVersion::Http1 => {
+                let upstream = slot.connect(timeout, self.begun, whose).await?;
+                Ok(Way::Alone(Reached::new(slot.clone(), upstream)))
+            }
+            HttpVersion::Http2 => slot.board(timeout, self.begun, whose).await.map(Way::Shared),
+        }
+    }
+
+    /// There is no way to `slot`. Nothing was sent to it, so if it left meanwhile, those are looked at that the pool has
+    /// by now.
+    fn pass_over(&mut self, slot: Rc<Slot>) {
+        if slot.is_leaving() {
+            let latest = self.pool.home.latest();
+            // Backends that want to know for whom it is cannot be told by who did not find out when it began.
+            self.latest = latest.filter(|pool| self.introduction.is_some() || !pool.introduces());
+        }
+        self.tried.push(slot);
     }
 
     /// A connection of its own to the best backend that was not tried, for whatever bytes come, so that it matters
     /// nothing which version of HTTP the backend would speak.
     pub(super) async fn connect(&mut self, passage: &Passage) -> Result<Reached, ProxyError> {
-        let timeout = self.pool.snapshot.pool.timeouts.connect;
         loop {
             let slot = self.next()?;
-            match slot.connect(timeout, self.whose(&slot)).await {
+            let timeout = self.pool().snapshot.pool.timeouts.connect;
+            match Box::pin(slot.connect(timeout, self.begun, self.whose(&slot))).await {
                 Ok(upstream) => return Ok(Reached::new(slot, upstream)),
                 Err(reason) => {
                     self.may_retry(ProxyError::ConnectFailed)?;
                     passage.retry(reason);
                 }
             }
-            self.tried.push(slot);
+            self.pass_over(slot);
         }
     }
 
@@ -218,8 +253,9 @@ impl<'a> Delivery<'a> {
 
     /// The backend to try now.
     fn next(&mut self) -> Result<Rc<Slot>, ProxyError> {
-        let choose = || self.pool.choose(self.key, &self.tried, self.begun);
-        let slot = self.same.take().or_else(choose).ok_or(self.last_error)?;
+        let same = self.same.take();
+        let choose = || self.pool().choose(self.key, &self.tried, self.begun);
+        let slot = same.or_else(choose).ok_or(self.last_error)?;
         self.tries_left -= 1;
         Ok(slot)
     }
@@ -289,6 +325,11 @@ pub(super) fn late(expiry: Expiry, upload_blocked: bool) -> Option<ProxyError> {
         Expiry::Drained => Some(ProxyError::Drained),
         Expiry::Handshake | Expiry::Idle | Expiry::Head | Expiry::Gone | Expiry::Linger => None,
     }
+}
+
+/// What a client is told that waited too long for a way to a backend. That its body stands still is not its doing then.
+pub(super) fn late_on_the_way(expiry: Option<Expiry>) -> Option<ProxyError> {
+    matches!(expiry, Some(Expiry::Timeout | Expiry::Deadline)).then_some(ProxyError::Timeout)
 }
 
 /// The parts of a request that a key can be made of.

@@ -3,14 +3,14 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::client::Client;
@@ -67,6 +67,13 @@ impl ClientSocket {
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         let here = self.tcp().local_addr().ok()?;
         Some(SocketAddr::new(here.ip().to_canonical(), here.port()))
+    }
+
+    /// Whether the client shut down its side, though what it sent before was not read yet.
+    pub(super) fn is_read_closed(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let ready = pin!(self.tcp().ready(Interest::READABLE)).poll(&mut cx);
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// Reads some bytes; 0 when the client shut down its side.
@@ -131,7 +138,7 @@ pub(super) fn probe(stream: &TcpStream) {
 }
 
 /// Bytes of a client that were read and not used yet: one read and an incomplete head at most, because
-/// nothing more is read while there is something to use.
+/// nothing more is read while there is that much to use.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     kept: BytesMut,

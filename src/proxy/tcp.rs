@@ -31,7 +31,7 @@ impl Connection {
             self.client.came_to(|| self.socket.local_address());
         }
         let mut delivery = Delivery::new(&pool, &self.client, key, begun, false);
-        let reached = self.unless_gone(delivery.connect(&account.passage)).await;
+        let reached = self.approach(delivery.connect(&account.passage)).await;
         match reached.and_then(|reached| reached.map_err(Stop::Rescue)) {
             Ok(reached) => {
                 self.client.begin_exchange(&reached.slot, None);

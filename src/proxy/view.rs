@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,12 +30,20 @@ pub(super) struct Home {
     pub(super) recorder: Rc<Recorder>,
     /// Which requests get a line in the access log, as the pool was last seen.
     logged: Cell<Option<Sample>>,
+    /// The pool, as it was last seen.
+    latest: RefCell<Weak<PoolView>>,
 }
 
 impl Home {
     pub(super) fn new(id: &PoolId, meters: &TrafficMeters, recorder: &Rc<Recorder>) -> Self {
         let (id, meters, recorder) = (id.clone(), meters.pool(id), recorder.clone());
-        Self { id, meters, backends: Backends::default(), recorder, logged: Cell::new(None) }
+        let (backends, logged, latest) = Default::default();
+        Self { id, meters, backends, recorder, logged, latest }
+    }
+
+    /// The pool as it is now, for requests that cannot go on with the one that they began with.
+    pub(super) fn latest(&self) -> Option<Rc<PoolView>> {
+        self.latest.borrow().upgrade()
     }
 
     /// What is to be kept of a request for its line in the access log, if it gets one.
@@ -117,7 +125,7 @@ impl View {
         let mut pool = |pool: &Arc<PoolSnapshot>| {
             let id = &pool.pool.id;
             let kept = before.pools.get(id).filter(|kept| Arc::ptr_eq(&kept.snapshot, pool)).cloned();
-            let make = || kept.unwrap_or_else(|| Rc::new(PoolView::new(pool.clone(), home(id), tls)));
+            let make = || kept.unwrap_or_else(|| PoolView::new(pool.clone(), home(id), tls));
             pools.entry(id.clone()).or_insert_with(make).clone()
         };
         let port = |(id, port): (PortId, &Port)| {
@@ -166,7 +174,7 @@ pub(super) struct PoolView {
 }
 
 impl PoolView {
-    fn new(snapshot: Arc<PoolSnapshot>, home: Rc<Home>, tls: &Made) -> Self {
+    fn new(snapshot: Arc<PoolSnapshot>, home: Rc<Home>, tls: &Made) -> Rc<Self> {
         home.logged.set(snapshot.pool.access_log);
         let slots = RefCell::new(vec![None; snapshot.places.len()].into());
         let groups = snapshot.pool.groups.iter();
@@ -177,7 +185,9 @@ impl PoolView {
             (group.name.clone(), Opening { introduction: group.introduction, security })
         };
         let openings = opened.map(opening).collect();
-        Self { snapshot, home, slots, openings, introduces }
+        let view = Rc::new(Self { snapshot, home, slots, openings, introduces });
+        *view.home.latest.borrow_mut() = Rc::downgrade(&view);
+        view
     }
 
     /// Whether any of its backends is told for whom a connection is.

@@ -1,5 +1,7 @@
 //! One request and its response: what is kept, what waits, and what happens when a side goes away.
 
+use std::time::{Duration, Instant};
+
 use guideway::balance::backend::State;
 
 use super::stage::{Backend, Stage, ok};
@@ -79,6 +81,22 @@ async fn pipelined_requests_are_answered_in_order() {
     }
     assert_eq!(client.read_response().await.1, "/1");
     assert_eq!(client.read_response().await.1, "/2");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_cancels_its_request_though_it_sent_the_next_one() {
+    let backend = Backend::new().await;
+    let stage = Stage::new(&[backend.address]).await;
+    // More than is read at a time is still there when it leaves.
+    for next in [1, 4000] {
+        let (client, mut upstream) = stage.under_way(&backend, &GET.repeat(1 + next)).await;
+        drop(client);
+        let begun = Instant::now();
+        assert_eq!(upstream.read_to_end().await, "", "the request goes on");
+        assert!(begun.elapsed() >= Duration::from_millis(900), "it may have waited for the answer");
+    }
+    let text = stage.metrics.scrape().unwrap();
+    assert!(text.contains("reason=\"client_gone\"} 2\n"), "{text}");
 }
 
 #[tokio::test]

@@ -43,16 +43,27 @@ pub(super) fn beginning(bytes: &[u8]) -> Beginning {
 /// The next part of what a peer sends. Its window opens again as the part is taken: no second one is before the
 /// first went on.
 pub(super) fn poll_part(incoming: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Part, h2::Error>> {
+    let part = ready!(poll_ahead(incoming, cx))?;
+    take(incoming, &part);
+    Poll::Ready(Ok(part))
+}
+
+/// The same, but its window opens only when the part is taken. So what is read ahead takes no more memory than what is
+/// not read at all.
+fn poll_ahead(incoming: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Part, h2::Error>> {
     match ready!(incoming.poll_data(cx)) {
         Some(bytes) => {
             let bytes = bytes?;
-            // It fails only for more than was received.
-            let _ = incoming.flow_control().release_capacity(bytes.len());
             let last = incoming.is_end_stream();
             Poll::Ready(Ok(Part::Data { bytes, last }))
         }
         None => incoming.poll_trailers(cx).map_ok(Part::End),
     }
+}
+
+fn take(incoming: &mut RecvStream, part: &Part) {
+    // It fails only for more than was received.
+    let _ = incoming.flow_control().release_capacity(part.length());
 }
 
 /// How many of `wanted` bytes may be sent to a peer.

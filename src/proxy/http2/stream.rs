@@ -1,6 +1,7 @@
 //! Owns one stream of a client, which is one request: it goes the way of every request, and ends without a trace
 //! on its neighbours.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -45,7 +46,8 @@ pub(super) async fn serve(
     let call = Call::new(&worker, &client, scheme, &parts, !body.is_end_stream());
     let awaits_continue = parts.headers.contains_key(header::EXPECT);
     drop(parts);
-    let stream = Stream { worker, client, gauge, body, respond, answer: None, awaits_continue };
+    let ahead = VecDeque::new();
+    let stream = Stream { worker, client, gauge, body, ahead, respond, answer: None, awaits_continue };
     stream.answer(call).await;
 }
 
@@ -105,6 +107,8 @@ struct Stream {
     client: Rc<Client>,
     gauge: Rc<Gauge>,
     body: RecvStream,
+    /// What was read of it before there was a backend.
+    ahead: VecDeque<Part>,
     respond: SendResponse<Bytes>,
     /// The response, once its head was sent.
     answer: Option<SendStream<Bytes>>,
@@ -134,7 +138,7 @@ impl Stream {
     async fn deliver(&mut self, call: &Call, order: &Order, account: &mut Account) -> Result<(), Stop> {
         let worker = self.worker.clone();
         let mut delivery = Delivery::new(&order.pool, &self.client, order.key, call.begun, order.repeatable);
-        let way = relay::unless_gone(self, delivery.reach(account)).await?.map_err(Stop::Rescue)?;
+        let way = relay::approach(self, delivery.reach(account)).await?.map_err(Stop::Rescue)?;
         let streaming = if call.is_grpc { Phase::Tunnel } else { Phase::Download };
         let errand = Errand {
             worker: &worker,
@@ -183,7 +187,11 @@ impl Party for Stream {
             self.respond.send_informational(interim).map_err(|_| Broken::Gone)?;
         }
         // A body that is broken cost the client its stream already.
-        let part = ready!(super::poll_part(&mut self.body, cx)).map_err(|_| Broken::Gone)?;
+        let part = match self.ahead.pop_front() {
+            Some(part) => part,
+            None => ready!(super::poll_ahead(&mut self.body, cx)).map_err(|_| Broken::Gone)?,
+        };
+        super::take(&mut self.body, &part);
         self.client.stream_received(part.length());
         Poll::Ready(Ok(part))
     }
@@ -229,5 +237,17 @@ impl ClientSide for Stream {
         };
         let _ = ready!(reset);
         Poll::Ready(())
+    }
+
+    fn read_ahead(&mut self, cx: &mut Context<'_>) {
+        while self.client.awaits_end()
+            && !self.awaits_continue
+            && let Poll::Ready(Ok(part)) = super::poll_ahead(&mut self.body, cx)
+        {
+            if part.is_last() {
+                self.client.end_upload();
+            }
+            self.ahead.push_back(part);
+        }
     }
 }

@@ -122,7 +122,7 @@ impl Lane {
             }
             _ => self.next.pop_front().expect("it was looked at a moment ago"),
         };
-        if matches!(part, Part::End(_) | Part::Data { last: true, .. }) {
+        if part.is_last() {
             self.state = State::Ended;
         }
         self.remember(&part);

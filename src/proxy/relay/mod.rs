@@ -47,6 +47,11 @@ impl Part {
         }
     }
 
+    /// Whether nothing comes behind it.
+    pub(super) fn is_last(&self) -> bool {
+        matches!(self, Self::End(_) | Self::Data { last: true, .. })
+    }
+
     /// Its bytes and whether it is the last part, as HTTP/1 carries it: fields behind a body go only to those who
     /// asked for them.
     fn into_plain(self) -> (Bytes, bool) {
@@ -93,6 +98,9 @@ pub(super) trait ClientSide: Party {
 
     /// Ready when it went away.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Takes what is there of its message while there is nobody to send it to, in case that its end is there.
+    fn read_ahead(&mut self, cx: &mut Context<'_>);
 }
 
 /// The side that answers.
@@ -142,19 +150,26 @@ pub(super) async fn deliver<C: ClientSide>(
             ended => return ended,
         };
         delivery.failed(slot, was_used, failure, account).map_err(Stop::Rescue)?;
-        way = unless_gone(client, delivery.reach(account)).await?.map_err(Stop::Rescue)?;
+        way = approach(client, delivery.reach(account)).await?.map_err(Stop::Rescue)?;
     }
 }
 
-/// Waits for `step`, but not for longer than the client does.
-pub(super) async fn unless_gone<T>(
+/// Waits for `step`, a way to a backend, but not for longer than the client and its time.
+pub(super) async fn approach<T>(
     client: &mut impl ClientSide,
     step: impl Future<Output = T>,
 ) -> Result<T, Stop> {
     let mut step = pin!(step);
-    poll_fn(|cx| match step.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Ok(done)),
-        Poll::Pending => client.poll_gone(cx).map(|()| Err(Stop::Gone)),
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = step.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        client.read_ahead(cx);
+        if client.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Stop::Gone));
+        }
+        let late = service::late_on_the_way(client.watch().expiry());
+        late.map_or(Poll::Pending, |error| Poll::Ready(Err(Stop::Rescue(error))))
     })
     .await
 }

@@ -91,4 +91,8 @@ impl ClientSide for PlainClient<'_> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.connection.poll_gone(cx).map(|_| ())
     }
+
+    fn read_ahead(&mut self, _: &mut Context<'_>) {
+        // It was, before the first try.
+    }
 }

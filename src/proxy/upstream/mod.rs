@@ -2,6 +2,7 @@
 //! just refused one, and who is leaving. Nothing here is shared between threads.
 
 mod connection;
+mod patience;
 mod shared;
 
 use std::cell::{Cell, RefCell};
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
 
 use super::introduction::Introduction;
 use super::limits::{MAX_IDLE_PER_BACKEND, REFUSAL_MEMORY};
@@ -75,6 +77,8 @@ pub(super) struct Slot {
     leaving: Cell<Option<(Instant, Duration)>>,
     /// The pool does not know it any more.
     gone: Cell<bool>,
+    /// Tells who waits for a connection that it is leaving or gone.
+    moved: Notify,
     /// The pool knows that it takes nothing at the moment.
     unready: Cell<bool>,
 }
@@ -106,6 +110,7 @@ impl Backends {
                     .then_some((now, pool.pool.drain_timeout)),
             );
             slot.gone.set(state.is_none());
+            slot.moved.notify_waiters();
             slot.unready.set(state == Some(&State::NotReady));
             if state.is_none() {
                 slot.let_go();
@@ -119,6 +124,7 @@ impl Backends {
         for slot in self.slots.borrow().values() {
             slot.leave(Some((now, self.drain_timeout.get())));
             slot.gone.set(true);
+            slot.moved.notify_waiters();
             slot.let_go();
         }
     }
@@ -149,6 +155,7 @@ impl Slot {
             refused_at: Cell::new(None),
             leaving: Cell::new(None),
             gone: Cell::new(false),
+            moved: Notify::new(),
             unready: Cell::new(false),
         }
     }
@@ -203,29 +210,41 @@ impl Slot {
         self.opening.borrow().introduction.is_some()
     }
 
-    /// Opens a connection, for `whose` client; what to count when that fails.
+    /// Opens a connection, for `whose` client and a request that began at `begun`; what to count when that fails.
     pub(super) async fn connect(
         &self,
         timeout: Duration,
+        begun: Instant,
         whose: Option<&Introduction>,
     ) -> Result<Upstream, RetryReason> {
         let era = self.era.get();
         let opening = async { Ok(Upstream::new(self.open(None, whose).await?, era, whose.copied())) };
-        self.within(timeout, opening).await
+        self.unless_lost(begun, self.within(timeout, opening)).await
     }
 
-    /// A place on a connection of HTTP/2, opened if there is none with room; what to count when that fails.
+    /// A place on a connection of HTTP/2 that has room.
+    pub(super) fn berth(self: &Rc<Self>, whose: Option<&Introduction>) -> Option<Berth> {
+        self.links(whose).berth(self)
+    }
+
+    /// The same on a new connection, unless another one has room by then; what to count when that fails.
     pub(super) async fn board(
+        self: &Rc<Self>,
+        timeout: Duration,
+        begun: Instant,
+        whose: Option<&Introduction>,
+    ) -> Result<Berth, RetryReason> {
+        self.unless_lost(begun, self.queue(timeout, whose)).await
+    }
+
+    /// Who comes while a connection is being opened waits for it, and learns with all others that it failed.
+    async fn queue(
         self: &Rc<Self>,
         timeout: Duration,
         whose: Option<&Introduction>,
     ) -> Result<Berth, RetryReason> {
         let links = self.links(whose);
-        if let Some(berth) = links.berth(self) {
-            return Ok(berth);
-        }
         let asked = Instant::now();
-        // Who comes while a connection is being opened waits for it, and learns with all others that it failed.
         let _turn = links.turn().await;
         if let Some(berth) = links.berth(self) {
             return Ok(berth);
@@ -266,18 +285,6 @@ impl Slot {
         let mut introduced = self.introduced.borrow_mut();
         introduced.retain(|_, links| links.tidy(now) || Rc::strong_count(links) > 1);
         self.links.tidy(now) | !introduced.is_empty()
-    }
-
-    /// Remembers whether a connection came about.
-    async fn within<T>(
-        &self,
-        timeout: Duration,
-        opening: impl Future<Output = Result<T, RetryReason>>,
-    ) -> Result<T, RetryReason> {
-        let opened = tokio::time::timeout(timeout, opening).await;
-        let opened = opened.unwrap_or(Err(RetryReason::ConnectTimeout));
-        self.refused_at.set(opened.is_err().then(Instant::now));
-        opened
     }
 
     /// Opens a connection, for `whose` client. What is spoken on it is told by its name, unless it is what everybody
@@ -345,6 +352,11 @@ impl Slot {
         self.leaving
             .get()
             .is_some_and(|(since, timeout)| now.saturating_duration_since(since.max(begun)) >= timeout)
+    }
+
+    /// Whether its requests are to find another.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.get().is_some()
     }
 
     /// Whether its pool does not know it any more.
