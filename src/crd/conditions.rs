@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 pub const ACCEPTED: &str = "Accepted";
 /// Every Service, port and Secret that the spec names exists and can be used.
 pub const RESOLVED_REFS: &str = "ResolvedRefs";
-/// The ports are open and the table is in use.
+/// The ports are open and the table of this generation is in use.
 pub const PROGRAMMED: &str = "Programmed";
 /// The pool serves requests: the summary of the others.
 pub const READY: &str = "Ready";
@@ -32,6 +32,8 @@ pub mod reasons {
     pub const SECRET_UNREADABLE: &str = "SecretUnreadable";
     /// Programmed is false: another pool has the port.
     pub const PORT_CONFLICT: &str = "PortConflict";
+    /// Programmed is false: an earlier spec is in use, because the latest cannot be served.
+    pub const EARLIER_GENERATION: &str = "EarlierGeneration";
     /// Programmed is false: the replica could not open the port.
     pub const PORT_UNAVAILABLE: &str = "PortUnavailable";
     /// Programmed is unknown: the port is about to be opened. ResolvedRefs is unknown: a Secret is about to be read.

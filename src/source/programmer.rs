@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::builds::{Builds, Built, Order, is_large};
-use super::claims::{Claims, Conflict, by_age};
+use super::claims::{Claimant, Conflict, Tenure, share_out};
 use crate::balance::assembly::{Assembled, Assembly, Cause};
 use crate::balance::backend::{Member, State};
 use crate::balance::pool::{Pool, PoolId};
@@ -37,6 +37,8 @@ pub enum Change {
     Remove(PoolId),
     /// Seats read from the pool's status, or from the state directory.
     Adopt(PoolId, Roster),
+    /// What the pool's status says it has of its ports.
+    Tenure(PoolId, Tenure),
 }
 
 /// What became of a pool, for status, logs and the state directory.
@@ -72,7 +74,7 @@ pub struct Report {
     pub digest_changed: bool,
     /// Slots that changed backend, and why.
     pub moved: Option<(Cause, u32)>,
-    /// What of ports an older pool has.
+    /// What of ports another pool has.
     pub port_conflicts: Vec<Conflict>,
     /// Time to settle the seats and build the table.
     pub build: Duration,
@@ -90,6 +92,8 @@ pub struct Programmer {
     authority: Authority,
     generation: u64,
     shares: Shares,
+    /// Whether the first full picture is in. Until then nobody has anything.
+    begun: bool,
     bases: Bases,
     /// Builds beside the loop.
     builds: Builds,
@@ -112,6 +116,7 @@ struct Programmed {
     snapshot: Option<Arc<PoolSnapshot>>,
     roster: Roster,
     conflicts: Vec<Conflict>,
+    tenure: Tenure,
     wake_at_ms: Option<u64>,
 }
 
@@ -126,6 +131,7 @@ impl Programmer {
             authority: Authority::Follower,
             generation: 0,
             shares: Shares::new(),
+            begun: false,
             bases: Bases::default(),
             builds: Builds::default(),
             queue: BTreeSet::new(),
@@ -159,6 +165,9 @@ impl Programmer {
                     publish |= self.pools.remove(&id).is_some();
                 }
                 Change::Adopt(id, roster) => dirty.extend(self.adopt(id, roster)),
+                Change::Tenure(id, tenure) => {
+                    self.pools.get_mut(&id).into_iter().for_each(|known| known.tenure = tenure);
+                }
             }
         }
         let mut reports = Vec::new();
@@ -190,9 +199,11 @@ impl Programmer {
         reports
     }
 
-    /// Publishes what there is if nothing was published yet. To be called when the first full picture is
-    /// in: a cluster without pools is served too, and whoever waits for a first snapshot gets it.
+    /// To be called when the first full picture is in: from now on a pool keeps what it has of ports. Publishes what
+    /// there is if nothing was published yet: a cluster without pools is served too, and whoever waits for a first
+    /// snapshot gets it.
     pub fn begin(&mut self) {
+        self.begun = true;
         if self.generation == 0 {
             self.publish();
         }
@@ -206,6 +217,11 @@ impl Programmer {
     /// The snapshot of a pool as last published.
     pub fn snapshot(&self, id: &PoolId) -> Option<&Arc<PoolSnapshot>> {
         self.pools.get(id)?.snapshot.as_ref()
+    }
+
+    /// How the ports are shared out.
+    pub fn shares(&self) -> &Shares {
+        &self.shares
     }
 
     /// The seats of every pool.
@@ -240,6 +256,7 @@ impl Programmer {
             snapshot: None,
             roster,
             conflicts: Vec::new(),
+            tenure: Tenure::default(),
             wake_at_ms: None,
         };
         self.pools.insert(id.clone(), fresh);
@@ -324,14 +341,14 @@ impl Programmer {
         self.pools.get(id)?.report()
     }
 
-    /// Gives each part of each port to the oldest pool that asks for it. Returns the pools whose conflicts changed.
+    /// Gives each part of each port to the pool that has it, or else to the oldest that asks for it. Returns the pools
+    /// whose conflicts changed.
     fn share_out_ports(&mut self) -> BTreeSet<PoolId> {
-        let mut claims = Claims::default();
-        let mut conflicts: BTreeMap<PoolId, Vec<Conflict>> = BTreeMap::new();
-        for pool in by_age(self.pools.values().map(Programmed::in_force)) {
-            conflicts.insert(pool.id.clone(), claims.claim(pool));
-        }
-        let shares = claims.shares;
+        let nothing = Shares::new();
+        let before = if self.begun { &self.shares } else { &nothing };
+        let claimants =
+            self.pools.values().map(|pool| Claimant { pool: pool.in_force(), rank: self.rank(pool.tenure) });
+        let (shares, mut conflicts) = share_out(claimants, before);
         let mut changed: BTreeSet<PoolId> = BTreeSet::new();
         for (id, pool) in &mut self.pools {
             let now = conflicts.remove(id).unwrap_or_default();
@@ -342,6 +359,16 @@ impl Programmer {
         }
         self.shares = shares;
         changed
+    }
+
+    /// Where nobody has anything yet, who had it comes first. Later a follower gives way to whoever has something by
+    /// the holder's word, and the holder knows best who has what.
+    fn rank(&self, tenure: Tenure) -> u8 {
+        match (self.begun, self.authority) {
+            (false, _) => tenure as u8,
+            (true, Authority::Follower) => (tenure != Tenure::Whole).into(),
+            (true, Authority::Holder) => 0,
+        }
     }
 
     fn publish(&mut self) {
@@ -454,7 +481,14 @@ mod tests {
         })
     }
 
+    /// One that has begun.
     fn programmer() -> (Programmer, Reader) {
+        let (mut programmer, reader) = starting();
+        programmer.begun = true;
+        (programmer, reader)
+    }
+
+    fn starting() -> (Programmer, Reader) {
         let (publisher, reader) = handoff();
         (Programmer::new(publisher, ControlMetrics::default()), reader)
     }
@@ -621,8 +655,8 @@ mod tests {
     }
 
     #[test]
-    fn the_older_of_two_pools_keeps_a_port_and_the_younger_is_told_who_has_it() {
-        let (mut programmer, reader) = programmer();
+    fn the_older_of_two_pools_has_a_port_at_the_start_and_the_younger_is_told_who_has_it() {
+        let (mut programmer, reader) = starting();
         let younger = facts(pool("a", 80, 2), &["x"]);
         assert!(programmer.apply(vec![younger], Authority::Holder, 0)[0].port_conflicts.is_empty());
         let reports = programmer.apply(vec![facts(pool("b", 80, 1), &["y"])], Authority::Holder, 0);

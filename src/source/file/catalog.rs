@@ -233,7 +233,7 @@ mod tests {
             let in_words = |change: &Change| match change {
                 Change::Set(facts) => format!("{}:{}", facts.pool.id.name, facts.pool.listeners[0].port),
                 Change::Remove(id) => format!("-{}", id.name),
-                Change::Adopt(..) => panic!("no seats here"),
+                Change::Adopt(..) | Change::Tenure(..) => panic!("no seats and no status here"),
             };
             assert_eq!(outcome.changes.iter().map(in_words).collect::<Vec<_>>(), changes);
             assert_eq!(outcome.problems.iter().map(ToString::to_string).collect::<Vec<_>>(), problems);

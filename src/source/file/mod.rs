@@ -237,6 +237,7 @@ impl FileSource {
             }
         }
         if !self.catalog.is_empty() && self.programmer.is_complete() {
+            self.programmer.begin();
             self.readiness.take().into_iter().for_each(Latch::release);
         }
     }

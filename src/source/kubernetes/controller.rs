@@ -112,7 +112,11 @@ impl Controller {
             .map(|at| now + Duration::from_millis(at.saturating_sub(self.clock.unix_ms())));
         let tables =
             self.index.waiting_since().filter(|_| self.unlisted.is_empty()).map(|_| self.throttle.due(now));
-        [seats, tables, self.second_opinion].into_iter().flatten().fold(self.housekeeping, Instant::min)
+        let patience = self.index.patience_ends().filter(|_| self.index.waiting_since().is_none());
+        [seats, tables, patience, self.second_opinion]
+            .into_iter()
+            .flatten()
+            .fold(self.housekeeping, Instant::min)
     }
 
     /// Takes in everything that has arrived.
@@ -171,6 +175,7 @@ impl Controller {
     /// Does what is due.
     fn work(&mut self) {
         let now = Instant::now();
+        self.index.lose_patience(now);
         if self.unlisted.is_empty() && self.index.waiting_since().is_some() && self.throttle.due(now) <= now {
             self.build_tables();
         }
@@ -200,7 +205,7 @@ impl Controller {
 
     /// Builds what all changes since the last time come to.
     fn build_tables(&mut self) {
-        let mut drained = self.index.drain();
+        let mut drained = self.index.drain(self.programmer.shares(), Instant::now());
         let changes = drained.iter_mut().flat_map(|pool| std::mem::take(&mut pool.changes)).collect();
         if let Some(named) = self.index.newly_named_secrets() {
             self.wires.secrets.send_replace(named);

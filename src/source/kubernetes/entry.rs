@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::absence::Absence;
+use super::edits::PATIENCE;
 use super::join::{Problem, bare_id, join};
 use super::keyring::Shown;
 use super::namespace::Namespace;
@@ -11,7 +14,7 @@ use super::resource::{PoolResource, Verdict, Version};
 use crate::balance::backend::Member;
 use crate::balance::pool::Pool;
 use crate::balance::seats::Roster;
-use crate::source::claims::Conflict;
+use crate::source::claims::{Conflict, Tenure};
 use crate::source::programmer::{Change, PoolFacts};
 use crate::source::tls::Secured;
 use crate::source::translate::{BackendSource, Translated};
@@ -24,10 +27,16 @@ pub(super) struct PoolEntry {
     serving: Option<Version>,
     /// What the latest spec lacks.
     pub(super) problems: Vec<Problem>,
-    /// What it would take from other pools.
+    /// What the version that waits would take from other pools.
     pub(super) conflicts: Vec<Conflict>,
-    /// What comes of it, while another version is in use and nothing is missing.
-    edit: Option<Attempt>,
+    /// The version that waits.
+    edit: Option<Edit>,
+    /// Whether the latest version is in use although the holder may not have seen yet that it can be.
+    is_ahead: bool,
+    /// Since when the holder's word waits to be followed.
+    held_up: Option<Instant>,
+    /// What the programmer was told.
+    tenure: Option<Tenure>,
     /// Whether a Secret was not looked at yet.
     pub(super) is_pending: bool,
     /// The certificates in use.
@@ -47,6 +56,9 @@ impl PoolEntry {
             problems: Vec::new(),
             conflicts: Vec::new(),
             edit: None,
+            is_ahead: false,
+            held_up: None,
+            tenure: None,
             is_pending: false,
             shown: Vec::new(),
             absences: Vec::new(),
@@ -59,6 +71,10 @@ impl PoolEntry {
     pub(super) fn tell(&mut self, resource: PoolResource) {
         if self.resource.uid != resource.uid {
             (self.serving, self.adopted) = (None, None);
+        }
+        if self.resource.uid != resource.uid || self.resource.generation != resource.generation {
+            (self.is_ahead, self.held_up) = (false, None);
+            self.conflicts.clear();
         }
         self.resource = resource;
     }
@@ -110,9 +126,24 @@ impl PoolEntry {
         self.facts.as_ref().map(|facts| &*facts.pool)
     }
 
-    /// The pool as the latest spec would have it, where that could come into force.
+    /// The pool as the version that waits would have it.
     pub(super) fn edit(&self) -> Option<&Pool> {
-        self.edit.as_ref().map(|edit| &*edit.facts.pool)
+        self.edit.as_ref().map(|edit| &*edit.attempt.facts.pool)
+    }
+
+    /// On whose word that version would come into force.
+    pub(super) fn voice(&self) -> Option<Voice> {
+        self.edit.as_ref().map(|edit| edit.voice)
+    }
+
+    /// Whether a change elsewhere may bring another version into force.
+    pub(super) fn waits(&self) -> bool {
+        self.edit.is_some() || (self.yields() && self.earlier().is_some())
+    }
+
+    /// When the holder's word is followed even against another pool.
+    pub(super) fn patience_ends(&self) -> Option<Instant> {
+        self.held_up.map(|since| since + PATIENCE)
     }
 
     /// Joins anew and says what that changes. A new spec whose references lead nowhere waits until they do; one whose
@@ -124,9 +155,14 @@ impl PoolEntry {
             changes.push(Change::Adopt(self.resource.id(), Roster::clone(&roster)));
             self.adopted = Some(roster);
         }
-        self.conflicts.clear();
         if let Some(attempt) = self.choose(objects, follows) {
             changes.extend(self.put_into_force(attempt));
+        }
+        if self.edit.is_none() {
+            self.conflicts.clear();
+        }
+        if self.voice() != Some(Voice::Holder) {
+            self.held_up = None;
         }
         changes
     }
@@ -134,8 +170,34 @@ impl PoolEntry {
     /// Puts the edit into force and says what that changes.
     pub(super) fn accept_edit(&mut self) -> Option<Change> {
         let edit = self.edit.take()?;
-        self.serving = self.resource.wanted.as_ref().ok().cloned();
-        self.put_into_force(edit)
+        // Who had to wait may be let in here before the holder says so.
+        self.is_ahead = matches!(edit.voice, Voice::Own | Voice::Ahead) && !self.conflicts.is_empty();
+        self.conflicts.clear();
+        self.held_up = None;
+        self.serving = Some(edit.version);
+        self.put_into_force(edit.attempt)
+    }
+
+    /// Leaves the edit waiting.
+    pub(super) fn wait(&mut self, conflicts: Vec<Conflict>, now: Instant) {
+        self.conflicts = conflicts;
+        if self.voice() == Some(Voice::Holder) {
+            self.held_up.get_or_insert(now);
+        }
+    }
+
+    /// What the status says the version in use has of ports, if that is news.
+    pub(super) fn new_tenure(&mut self) -> Option<Change> {
+        let serving = self.serving.as_ref().filter(|_| self.facts.is_some())?;
+        let is_latest = || self.resource.wanted.as_ref().is_ok_and(|latest| serving.says_the_same(latest));
+        let tenure = match &self.resource.verdict {
+            Verdict::Latest { lacks_ports: false } if is_latest() => Tenure::Whole,
+            Verdict::Outdated if is_latest() => Tenure::Earlier,
+            Verdict::Earlier { version, .. } if serving.says_the_same(version) => Tenure::Earlier,
+            _ => Tenure::Unknown,
+        };
+        let is_news = self.tenure.replace(tenure) != Some(tenure);
+        is_news.then(|| Change::Tenure(self.resource.id(), tenure))
     }
 
     fn put_into_force(&mut self, Attempt { facts, shown, absences, .. }: Attempt) -> Option<Change> {
@@ -157,21 +219,17 @@ impl PoolEntry {
         self.problems = problems;
         let is_good = attempt.is_some() && !self.problems.iter().any(Problem::is_felt);
         self.is_pending = self.problems.iter().any(Problem::is_pending);
-        if self.serving.is_none() || (follows && (!is_good || self.yields())) {
-            self.heed_verdict();
-        }
-        if self.serving.is_none() && !self.is_pending {
-            self.serving.clone_from(&latest);
+        if self.serving.is_none() {
+            self.serving = self.decided(is_good).or_else(|| latest.clone().filter(|_| !self.is_pending));
         }
         self.edit = None;
         let serving = self.serving.clone()?;
-        match (attempt, latest) {
-            (Some(attempt), Some(latest)) if serving.says_the_same(&latest) => {
-                self.serving = Some(latest);
-                return Some(attempt);
-            }
-            (Some(attempt), _) if is_good && !(follows && self.yields()) => self.edit = Some(attempt),
-            _ => {}
+        self.edit = self.next(&serving, attempt.as_ref().filter(|_| is_good), objects, follows);
+        if let (Some(attempt), Some(latest)) = (attempt, latest)
+            && serving.says_the_same(&latest)
+        {
+            self.serving = Some(latest);
+            return Some(attempt);
         }
         let earlier = Attempt::new(&serving, objects, self.facts.as_ref());
         let waits = self.facts.is_none() && earlier.problems.iter().any(Problem::is_pending);
@@ -179,9 +237,23 @@ impl PoolEntry {
         (!waits).then_some(earlier)
     }
 
-    /// Whether the lease holder has put the latest spec into force.
-    pub(super) fn is_decided(&self) -> bool {
-        matches!(self.resource.verdict, Verdict::Latest)
+    /// The version that is to follow the one in use; `good` is what comes of the latest, where nothing is missing.
+    fn next(
+        &self,
+        serving: &Version,
+        good: Option<&Attempt>,
+        objects: &Namespace,
+        follows: bool,
+    ) -> Option<Edit> {
+        let other = |version: Version| Some(version).filter(|it| !it.says_the_same(serving));
+        if follows && let Some(version) = self.decided(good.is_some()).and_then(other) {
+            let voice = if self.is_ahead && self.yields() { Voice::Return } else { Voice::Holder };
+            let attempt = Attempt::new(&version, objects, self.facts.as_ref());
+            return Some(Edit { version, attempt, voice });
+        }
+        let version = self.resource.wanted.as_ref().ok().cloned().and_then(other)?;
+        let voice = if follows && self.yields() { Voice::Ahead } else { Voice::Own };
+        Some(Edit { version, attempt: good?.clone(), voice })
     }
 
     /// Whether the lease holder found that the latest spec asks for what another pool has of a port.
@@ -189,12 +261,15 @@ impl PoolEntry {
         matches!(self.resource.verdict, Verdict::Earlier { for_its_ports: true, .. })
     }
 
-    /// Uses the version that the lease holder does.
-    fn heed_verdict(&mut self) {
+    /// The version that the lease holder uses, where that counts for more than what we find: who has which port is for
+    /// the holder to say, but what `is_good` here and not there will be so there too in a moment.
+    fn decided(&self, is_good: bool) -> Option<Version> {
         match (&self.resource.verdict, &self.resource.wanted) {
-            (Verdict::Earlier { version, .. }, _) => self.serving = Some(version.clone()),
-            (Verdict::Latest, Ok(latest)) if !self.is_pending => self.serving = Some(latest.clone()),
-            _ => {}
+            (Verdict::Earlier { version, .. }, _) if !is_good || self.yields() || self.serving.is_none() => {
+                Some(version.clone())
+            }
+            (Verdict::Latest { .. }, Ok(latest)) if is_good || !self.is_pending => Some(latest.clone()),
+            _ => None,
         }
     }
 
@@ -209,8 +284,29 @@ impl PoolEntry {
     }
 }
 
-/// What comes of a spec.
+/// On whose word a version comes into force, the weightiest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Voice {
+    /// That of the lease holder, which uses it.
+    Holder,
+    /// Our own: the holder has said nothing yet, or the holder is us.
+    Own,
+    /// Our own, once what the holder found taken is free: it will see so too.
+    Ahead,
+    /// That of the holder, ahead of which we were. It will follow, unless it says otherwise of another pool.
+    Return,
+}
+
+/// A version that waits to come into force.
 #[derive(Debug)]
+struct Edit {
+    version: Version,
+    attempt: Attempt,
+    voice: Voice,
+}
+
+/// What comes of a spec.
+#[derive(Clone, Debug)]
 struct Attempt {
     facts: PoolFacts,
     problems: Vec<Problem>,

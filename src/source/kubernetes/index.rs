@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::edits::{self, Rooms, Settlement};
 use super::entry::PoolEntry;
 use super::facts::Key;
 use super::guard::Guard;
@@ -18,13 +19,13 @@ use super::watch::{self, Event, Kind, Scope};
 use crate::balance::backend::Member;
 use crate::balance::pool::{PoolId, PortId};
 use crate::balance::seats::Roster;
-use crate::source::claims::{Conflict, contested};
+use crate::balance::snapshot::Shares;
 use crate::source::programmer::Change;
 
 /// Everything the API server told us, joined.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    rooms: BTreeMap<Arc<str>, Room>,
+    rooms: Rooms,
     dirty: BTreeMap<PoolId, Dirt>,
     guard: Guard,
     /// The Secrets that pools name, as told last.
@@ -38,9 +39,9 @@ pub(super) struct Index {
 }
 
 #[derive(Debug, Default)]
-struct Room {
+pub(super) struct Room {
     objects: Namespace,
-    pools: BTreeMap<Arc<str>, PoolEntry>,
+    pub(super) pools: BTreeMap<Arc<str>, PoolEntry>,
 }
 
 /// Why a pool is looked at again, and since when.
@@ -88,9 +89,9 @@ impl Index {
         self.follows = follows;
     }
 
-    /// What all changes since the last call come to.
-    pub(super) fn drain(&mut self) -> Vec<Drained> {
-        self.mark_refused();
+    /// What all changes since the last call come to, where the ports are shared out like this `now`.
+    pub(super) fn drain(&mut self, shares: &Shares, now: Instant) -> Vec<Drained> {
+        self.mark_waiting();
         let mut drained = BTreeMap::new();
         for (id, dirt) in std::mem::take(&mut self.dirty) {
             let room = self.rooms.get_mut(&id.namespace);
@@ -101,92 +102,38 @@ impl Index {
             };
             drained.insert(id.clone(), Drained { id, dirt, changes });
         }
-        self.settle_edits(&mut drained);
+        let ids: Vec<PoolId> = drained.keys().cloned().collect();
+        let settled = Settlement { rooms: &mut self.rooms, shares, now }.settle(&ids);
+        for (id, change) in settled {
+            drained.entry(id).and_modify(|it| it.changes.push(change));
+        }
+        for Drained { id, changes, .. } in drained.values_mut() {
+            let room = self.rooms.get_mut(&id.namespace);
+            let entry = room.and_then(|room| room.pools.get_mut(&id.name));
+            changes.extend(entry.and_then(PoolEntry::new_tenure));
+        }
         drained.into_values().collect()
     }
 
-    /// An edit that was refused for its ports may be let in by any change.
-    fn mark_refused(&mut self) {
+    /// An edit that waits may be let in by any change.
+    fn mark_waiting(&mut self) {
         let Some(&dirt) = self.dirty.values().min_by_key(|dirt| dirt.since) else { return };
-        let refused: Vec<PoolId> =
-            self.pools().filter(|it| !it.conflicts.is_empty()).map(|it| it.resource.id()).collect();
-        for id in refused {
+        let waiting: Vec<PoolId> = self.pools().filter(|it| it.waits()).map(|it| it.resource.id()).collect();
+        for id in waiting {
             self.dirty.entry(id).or_insert(dirt);
         }
     }
 
-    /// Puts those edits into force that take no port from another pool, one after the other or, where pools exchange
-    /// ports, all at once. The others leave the earlier spec of their pool in force.
-    fn settle_edits(&mut self, drained: &mut BTreeMap<PoolId, Drained>) {
-        let mut edits = self.edits(drained);
-        loop {
-            let before = edits.len();
-            edits.retain(|id| {
-                let conflicts = self.conflicts_of(id, &[]);
-                !self.settle_edit(id, conflicts, drained)
-            });
-            if edits.is_empty() || edits.len() == before {
-                break;
-            }
-        }
-        for id in self.fit_together(edits) {
-            self.settle_edit(&id, Vec::new(), drained);
-        }
+    /// When the first edit has waited enough for what the holder says of another pool. Then call `lose_patience`.
+    pub(super) fn patience_ends(&self) -> Option<Instant> {
+        self.pools().filter_map(PoolEntry::patience_ends).min()
     }
 
-    /// Those of `edits` that take nothing from anybody if they come into force at once.
-    fn fit_together(&self, mut edits: Vec<PoolId>) -> Vec<PoolId> {
-        loop {
-            let fits = |id: &PoolId| self.conflicts_of(id, &edits).is_empty();
-            let (fitting, others): (Vec<PoolId>, Vec<PoolId>) = edits.iter().cloned().partition(fits);
-            if others.is_empty() {
-                return fitting;
-            }
-            edits = fitting;
-        }
-    }
-
-    /// The pools with an edit that could be put into force, the oldest first.
-    fn edits(&self, drained: &BTreeMap<PoolId, Drained>) -> Vec<PoolId> {
-        let edited = |id: &PoolId| Some((self.pool(id)?.edit()?.created_ms, id.clone()));
-        let mut edits: Vec<(u64, PoolId)> = drained.keys().filter_map(edited).collect();
-        edits.sort();
-        edits.into_iter().map(|(_, id)| id).collect()
-    }
-
-    /// What the edit of pool `id` would take from other pools, given that the edits of `along` come into force with it.
-    fn conflicts_of(&self, id: &PoolId, along: &[PoolId]) -> Vec<Conflict> {
-        let Some(entry) = self.pool(id) else { return Vec::new() };
-        let Some(edit) = entry.edit().filter(|_| !(self.follows && entry.is_decided())) else {
-            return Vec::new();
-        };
-        let others = || self.pools().filter(|other| other.resource.id() != *id);
-        let moves = |other: &PoolEntry| along.contains(&other.resource.id());
-        let then = others().filter_map(|it| if moves(it) { it.edit() } else { it.in_force() });
-        let mut conflicts = contested(then, edit);
-        // What it lacks already is not taken by the edit.
-        if let Some(in_force) = entry.in_force().filter(|_| !conflicts.is_empty()) {
-            let lacking = contested(others().filter_map(PoolEntry::in_force), in_force);
-            conflicts.retain(|conflict| !lacking.contains(conflict));
-        }
-        conflicts
-    }
-
-    /// Whether the edit is in force now.
-    fn settle_edit(
-        &mut self,
-        id: &PoolId,
-        conflicts: Vec<Conflict>,
-        drained: &mut BTreeMap<PoolId, Drained>,
-    ) -> bool {
-        let entry = self.rooms.get_mut(&id.namespace).and_then(|room| room.pools.get_mut(&id.name));
-        let (Some(entry), Some(drained)) = (entry, drained.get_mut(id)) else { return true };
-        let settled = conflicts.is_empty();
-        if settled {
-            drained.changes.extend(entry.accept_edit());
-        }
-        entry.conflicts = conflicts;
-        settled
+    /// Has the next `drain` look at the edits that have waited enough.
+    pub(super) fn lose_patience(&mut self, now: Instant) {
+        let is_over = |it: &&PoolEntry| it.patience_ends().is_some_and(|at| at <= now);
+        let ids: Vec<PoolId> = self.pools().filter(is_over).map(|it| it.resource.id()).collect();
+        ids.into_iter().for_each(|id| self.mark(id, Kind::Pools, now));
     }
 
     /// The Secrets that pools name, after a `drain`, if these are others than the last time. What is known of Secrets
@@ -214,12 +161,12 @@ impl Index {
 
     /// A pool as it stands after the last `drain`.
     pub(super) fn pool(&self, id: &PoolId) -> Option<&PoolEntry> {
-        self.rooms.get(&id.namespace)?.pools.get(&id.name)
+        edits::pool(&self.rooms, id)
     }
 
     /// All pools.
     pub(super) fn pools(&self) -> impl Iterator<Item = &PoolEntry> {
-        self.rooms.values().flat_map(|room| room.pools.values())
+        edits::pools(&self.rooms)
     }
 
     /// The lists that must be asked for again before what is missing in them is believed.
@@ -364,7 +311,7 @@ impl Index {
 
 /// Would a pool of this namespace lose more than half of its backends without the `missing` objects?
 /// Pods and slices are witnesses for each other here: a backend that either of them knows is not lost.
-fn shrinks<T: Object>(rooms: &mut BTreeMap<Arc<str>, Room>, missing: &[&Key]) -> bool {
+fn shrinks<T: Object>(rooms: &mut Rooms, missing: &[&Key]) -> bool {
     let Some(room) = missing.first().and_then(|key| rooms.get_mut(&key.namespace)) else { return false };
     let take = |key: &&Key| Some((key.name.clone(), T::shelf(&mut room.objects).remove(&key.name)?));
     let taken: Vec<(Arc<str>, Seen<T>)> = missing.iter().filter_map(take).collect();

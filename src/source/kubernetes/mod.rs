@@ -5,6 +5,7 @@
 mod absence;
 mod connect;
 mod controller;
+mod edits;
 mod entry;
 mod facts;
 mod guard;

@@ -38,8 +38,13 @@ impl Version {
 pub(super) enum Verdict {
     /// Nothing yet.
     None,
+    /// Nothing yet; the one before it was in force and lacked nothing.
+    Outdated,
     /// It is in force, whatever it lacks.
-    Latest,
+    Latest {
+        /// Whether that is something that another pool has of a port.
+        lacks_ports: bool,
+    },
     /// An earlier one is in force.
     Earlier {
         version: Version,
@@ -127,11 +132,14 @@ impl Verdict {
     fn read(metadata: &ObjectMeta, generation: i64, status: &LoadBalancerPoolStatus) -> Self {
         if status.observed_generation != Some(generation) {
             // Until the holder has looked at the edit, what it served before it is in force.
-            return status.in_force.as_ref().map_or(Self::None, |it| Self::earlier(metadata, it, false));
+            let served = status.conditions.iter().any(|it| it.type_ == PROGRAMMED && it.status == "True");
+            let none = if served { Self::Outdated } else { Self::None };
+            return status.in_force.as_ref().map_or(none, |it| Self::earlier(metadata, it, false));
         }
         let lost_a_port = |it: &&Condition| it.type_ == PROGRAMMED && it.reason == reasons::PORT_CONFLICT;
         let for_its_ports = status.conditions.iter().any(|it| lost_a_port(&it));
-        status.in_force.as_ref().map_or(Self::Latest, |it| Self::earlier(metadata, it, for_its_ports))
+        let latest = Self::Latest { lacks_ports: for_its_ports };
+        status.in_force.as_ref().map_or(latest, |it| Self::earlier(metadata, it, for_its_ports))
     }
 
     /// A spec that this version cannot read is no help; the one that is served by then stays.
@@ -150,7 +158,8 @@ impl Verdict {
     /// Whether both come to the same.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::None, Self::None) | (Self::Latest, Self::Latest) => true,
+            (Self::None, Self::None) | (Self::Outdated, Self::Outdated) => true,
+            (Self::Latest { lacks_ports }, Self::Latest { lacks_ports: theirs }) => lacks_ports == theirs,
             (
                 Self::Earlier { version, for_its_ports },
                 Self::Earlier { version: theirs, for_its_ports: of_theirs },

@@ -162,6 +162,12 @@ impl View<'_> {
             Some((port, Some(BindState::Failed { reason }))) => {
                 Verdict::fails(PROGRAMMED, reasons::PORT_UNAVAILABLE, format!("Port {port}: {reason}"))
             }
+            _ if let Some(earlier) = self.pool.earlier() => {
+                let (used, latest) = (earlier.generation, self.pool.resource.generation);
+                let message =
+                    format!("Generation {used} stays in use until generation {latest} can be served.");
+                Verdict::fails(PROGRAMMED, reasons::EARLIER_GENERATION, message)
+            }
             Some((port, _)) => {
                 Verdict::unknown(PROGRAMMED, reasons::PENDING, format!("Port {port} is being opened."))
             }

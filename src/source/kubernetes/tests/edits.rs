@@ -4,6 +4,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
+use tokio::time::Instant;
+
+use super::super::edits::PATIENCE;
 use super::super::index::Index;
 use super::super::status::View;
 use super::super::watch::{Change, Event};
@@ -23,6 +26,7 @@ struct Replica {
     reader: Reader,
     authority: Authority,
     reports: Vec<Report>,
+    now: Instant,
 }
 
 impl Replica {
@@ -31,24 +35,52 @@ impl Replica {
         let programmer = Programmer::new(publisher, ControlMetrics::default());
         let mut index = Index::default();
         index.follow(authority == Authority::Follower);
-        index.apply(
-            Event::Services(Change::Applied(service_facts(&service("web")))),
-            tokio::time::Instant::now(),
-        );
-        Self { index, programmer, reader, authority, reports: Vec::new() }
+        let mut replica =
+            Self { index, programmer, reader, authority, reports: Vec::new(), now: Instant::now() };
+        replica.index.apply(Event::Services(Change::Applied(service_facts(&service("web")))), replica.now);
+        replica
+    }
+
+    /// A follower and a holder, which know these pools and what the holder made of them.
+    fn two(pools: &[Value]) -> [Self; 2] {
+        let [mut holder, mut follower] = [Authority::Holder, Authority::Follower].map(Self::new);
+        let pools: Vec<&Value> = pools.iter().collect();
+        holder.hears(&pools);
+        follower.hears(&pools);
+        for pool in pools {
+            follower.hears(&[&holder.judge(pool)]);
+        }
+        [holder, follower]
     }
 
     /// Hears of pools at once.
     fn hears(&mut self, pools: &[&Value]) {
         for pool in pools {
             let event = Event::Pools(Change::Applied(pool_resource(pool)));
-            self.index.apply(event, tokio::time::Instant::now());
+            self.index.apply(event, self.now);
         }
-        let changes = self.index.drain().into_iter().flat_map(|drained| drained.changes).collect();
+        self.works();
+    }
+
+    /// Hears of a pod, which concerns every pool.
+    fn stirs(&mut self, pod: PodBuilder) {
+        self.index.apply(Event::Pods(Change::Applied(pod.facts())), self.now);
+        self.works();
+    }
+
+    fn works(&mut self) {
+        self.index.lose_patience(self.now);
+        let drained = self.index.drain(self.programmer.shares(), self.now);
+        let changes = drained.into_iter().flat_map(|drained| drained.changes).collect();
         for report in self.programmer.apply(changes, self.authority, 1_000) {
             self.reports.retain(|it| it.id != report.id);
             self.reports.push(report);
         }
+        self.programmer.begin();
+    }
+
+    fn owners<const N: usize>(&self, ports: [u16; N]) -> [Option<String>; N] {
+        ports.map(|port| self.owner(port))
     }
 
     /// Which pool serves a port.
@@ -237,4 +269,196 @@ fn replicas_agree_on_edits_that_they_heard_in_another_order() {
         fresh.hears(&judged.each_ref());
         assert_eq!(fresh.owner(8090).as_deref(), winner);
     }
+}
+
+#[test]
+fn a_follower_exchanges_ports_with_the_edits_and_not_with_the_verdicts() {
+    for order in [[0, 1], [1, 0]] {
+        let pools = [on("a", 8201), on("b", 8202)];
+        let [mut holder, mut follower] = Replica::two(&pools);
+        let edits = [moved(&pools[0], 8202), moved(&pools[1], 8201)];
+        holder.hears(&[&edits[0]]);
+        follower.hears(&[&edits[0]]);
+        let refused = holder.judge(&edits[0]);
+        assert_eq!(condition(&refused, "Programmed").0, "PortConflict");
+        follower.hears(&[&refused]);
+        holder.hears(&[&edits[1]]);
+        follower.hears(&[&edits[1]]);
+        let exchanged = [Some("b".to_owned()), Some("a".to_owned())];
+        assert_eq!(follower.owners([8201, 8202]), exchanged);
+        follower.stirs(pod("web-1").ready());
+        assert_eq!(follower.owners([8201, 8202]), exchanged, "other news do not turn it back");
+        let judged = [holder.judge(&edits[0]), holder.judge(&edits[1])];
+        for at in order {
+            follower.hears(&[&judged[at]]);
+            assert_eq!(follower.owners([8201, 8202]), exchanged);
+        }
+        assert_eq!(holder.owners([8201, 8202]), exchanged);
+    }
+}
+
+#[test]
+fn a_follower_that_started_meanwhile_exchanges_ports_too() {
+    let pools = [on("a", 8201), on("b", 8202)];
+    let [mut holder, _] = Replica::two(&pools);
+    let edit = moved(&pools[0], 8202);
+    holder.hears(&[&edit]);
+    let mut fresh = Replica::new(Authority::Follower);
+    fresh.hears(&[&holder.judge(&edit), &holder.judge(&pools[1])]);
+    assert_eq!(fresh.owners([8201, 8202]), [Some("a".into()), Some("b".into())]);
+    fresh.hears(&[&moved(&pools[1], 8201)]);
+    assert_eq!(fresh.owners([8201, 8202]), [Some("b".into()), Some("a".into())]);
+}
+
+#[test]
+fn a_follower_exchanges_paths_of_one_port_at_once() {
+    let of = |name, path| {
+        let mut pool = on(name, 8201);
+        pool["spec"]["listeners"][0]["paths"] = json!([path]);
+        pool
+    };
+    let pools = [of("a", "/x"), of("b", "/y")];
+    let [mut holder, mut follower] = Replica::two(&pools);
+    let owners = |it: &Replica| {
+        let loaded = it.reader.load();
+        ["/x", "/y"]
+            .map(|path| loaded.route(PortId::Tcp(8201), None, path).map(|it| it.pool.id.name.to_string()))
+    };
+    let edits =
+        [("/y", 0), ("/x", 1)].map(|(path, at)| edited(&pools[at], "/listeners/0/paths", json!([path])));
+    holder.hears(&[&edits[0]]);
+    follower.hears(&[&edits[0]]);
+    follower.hears(&[&holder.judge(&edits[0])]);
+    holder.hears(&[&edits[1]]);
+    follower.hears(&[&edits[1]]);
+    assert_eq!(owners(&follower), [Some("b".into()), Some("a".into())]);
+    for edit in &edits {
+        follower.hears(&[&holder.judge(edit)]);
+        assert_eq!(owners(&follower), [Some("b".into()), Some("a".into())]);
+    }
+}
+
+#[test]
+fn three_pools_turn_their_ports_on_a_follower_at_once() {
+    let pools = [on("a", 8201), on("b", 8202), on("c", 8203)];
+    let [mut holder, mut follower] = Replica::two(&pools);
+    let edits = [moved(&pools[0], 8202), moved(&pools[1], 8203), moved(&pools[2], 8201)];
+    for edit in &edits {
+        holder.hears(&[edit]);
+        follower.hears(&[edit]);
+        assert!(follower.owners([8201, 8202, 8203]).iter().all(Option::is_some));
+        assert_eq!(follower.owners([8201, 8202, 8203]), holder.owners([8201, 8202, 8203]));
+        follower.hears(&[&holder.judge(edit)]);
+        assert_eq!(follower.owners([8201, 8202, 8203]), holder.owners([8201, 8202, 8203]));
+    }
+    assert_eq!(follower.owners([8201, 8202, 8203]), ["c", "a", "b"].map(|name| Some(name.into())));
+    for edit in &edits {
+        follower.hears(&[&holder.judge(edit)]);
+        assert_eq!(follower.owners([8201, 8202, 8203]), holder.owners([8201, 8202, 8203]));
+    }
+}
+
+#[test]
+fn a_port_that_is_handed_over_is_never_closed_on_a_follower() {
+    let pools = [on("a", 8201), on("b", 8202)];
+    let [mut holder, mut follower] = Replica::two(&pools);
+    let edits = [moved(&pools[0], 8202), moved(&pools[1], 8222)];
+    holder.hears(&[&edits[0]]);
+    follower.hears(&[&edits[0]]);
+    let refused = holder.judge(&edits[0]);
+    let waits = follower.index.pool(&PoolId::new("shop", "a")).unwrap().conflicts.len();
+    assert_eq!(waits, 1);
+    holder.hears(&[&edits[1]]);
+    follower.hears(&[&edits[1]]);
+    let handed = [None, Some("a".to_owned()), Some("b".to_owned())];
+    assert_eq!(follower.owners([8201, 8202, 8222]), handed);
+    // What was written before the holder saw the second edit comes late.
+    follower.hears(&[&refused]);
+    assert_eq!(follower.owners([8201, 8202, 8222]), handed);
+    for edit in edits.iter().rev() {
+        follower.hears(&[&holder.judge(edit)]);
+        assert_eq!(follower.owners([8201, 8202, 8222]), handed);
+    }
+}
+
+/// The follower gives a free port to one of two that wait for it, the holder gave it to the other.
+#[test]
+fn a_follower_that_went_ahead_of_the_holder_comes_back() {
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let pools = [on("a", 8201), on("b", 8202), on("c", 8203)];
+        let [mut holder, mut follower] = Replica::two(&pools);
+        let edits = [moved(&pools[0], 8202), moved(&pools[1], 8222), moved(&pools[2], 8202)];
+        [2, 1, 0].iter().for_each(|at| holder.hears(&[&edits[*at]]));
+        [0, 2, 1].iter().for_each(|at| follower.hears(&[&edits[*at]]));
+        assert_eq!((holder.owner(8202).as_deref(), follower.owner(8202).as_deref()), (Some("c"), Some("a")));
+        let judged = edits.each_ref().map(|edit| holder.judge(edit));
+        for at in order {
+            follower.hears(&[&judged[at]]);
+            assert!(follower.owner(8202).is_some(), "no port is closed in between");
+        }
+        let ports = [8201, 8202, 8203, 8222];
+        assert_eq!(follower.owners(ports), holder.owners(ports), "{order:?}");
+    }
+}
+
+#[test]
+fn what_the_holder_decided_waits_for_its_other_word_but_not_for_ever() {
+    let pools = [on("a", 8201), on("b", 8202)];
+    let edits = [moved(&pools[0], 8290), moved(&pools[1], 8290)];
+    let [mut holder, mut follower] = Replica::two(&pools);
+    edits.iter().for_each(|edit| holder.hears(&[edit]));
+    edits.iter().rev().for_each(|edit| follower.hears(&[edit]));
+    assert_eq!(follower.owner(8290).as_deref(), Some("b"));
+    follower.hears(&[&holder.judge(&edits[0])]);
+    assert_eq!(follower.owners([8201, 8290]), [Some("a".into()), Some("b".into())]);
+    assert_eq!(follower.index.patience_ends(), Some(follower.now + PATIENCE));
+    follower.now += PATIENCE;
+    follower.works();
+    assert_eq!(follower.owner(8290).as_deref(), Some("a"));
+    assert_eq!(follower.index.patience_ends(), None);
+}
+
+#[test]
+fn a_first_good_spec_takes_nothing_from_a_pool_that_serves() {
+    let mut old = on("old", 0);
+    old["metadata"]["creationTimestamp"] = json!(OLDER);
+    let pools = [old, on("new", 8405)];
+    let [mut holder, mut follower] = Replica::two(&pools);
+    let patched = moved(&pools[0], 8405);
+    for replica in [&mut holder, &mut follower] {
+        replica.hears(&[&patched]);
+        assert_eq!(replica.owner(8405).as_deref(), Some("new"));
+    }
+    let judged = [holder.judge(&patched), holder.judge(&pools[1])];
+    let (reason, message) = condition(&judged[0], "Programmed");
+    assert!(
+        reason == "PortConflict" && message.starts_with("Port 8405 belongs to pool shop/new"),
+        "{message}"
+    );
+    follower.hears(&[&judged[0], &judged[1]]);
+    assert_eq!(follower.owner(8405).as_deref(), Some("new"));
+    for authority in [Authority::Holder, Authority::Follower] {
+        let mut fresh = Replica::new(authority);
+        fresh.hears(&[&judged[0], &judged[1]]);
+        assert_eq!(fresh.owner(8405).as_deref(), Some("new"), "nor after a restart");
+    }
+}
+
+/// A follower hears at once of what the holder heard of one after the other.
+#[test]
+fn replicas_agree_on_two_new_pools() {
+    let pools = [on("aa", 8408), on("zz", 8408)];
+    let [mut holder, mut follower] = [Authority::Holder, Authority::Follower].map(Replica::new);
+    holder.hears(&[]);
+    follower.hears(&[]);
+    holder.hears(&[&pools[1]]);
+    holder.hears(&[&pools[0]]);
+    assert_eq!(holder.owner(8408).as_deref(), Some("zz"));
+    follower.hears(&[&pools[0], &pools[1]]);
+    assert_eq!(follower.owner(8408).as_deref(), Some("aa"), "before it knows better");
+    for pool in &pools {
+        follower.hears(&[&holder.judge(pool)]);
+        assert!(follower.owner(8408).is_some());
+    }
+    assert_eq!(follower.owner(8408).as_deref(), Some("zz"));
 }

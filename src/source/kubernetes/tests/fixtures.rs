@@ -16,6 +16,7 @@ use super::super::resource::PoolResource;
 use super::super::watch::{Change, Event};
 use crate::balance::backend::{HttpVersion, State};
 use crate::balance::pool::PoolId;
+use crate::balance::snapshot::Shares;
 use crate::source::credentials::tests::Pair;
 use crate::source::programmer::{self, PoolFacts};
 
@@ -201,7 +202,7 @@ impl Bench {
     /// Tells one event now and drains. Returns the changes of `shop/web`.
     pub(super) fn tell(&mut self, event: Event) -> Vec<programmer::Change> {
         self.index.apply(event, self.now);
-        let drained = self.index.drain();
+        let drained = self.index.drain(&Shares::new(), self.now);
         let changes: Vec<_> = drained.into_iter().flat_map(|pool| pool.changes).collect();
         for change in &changes {
             match change {

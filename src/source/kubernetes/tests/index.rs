@@ -9,6 +9,7 @@ use super::super::watch::{Change, Event, Kind};
 use super::fixtures::*;
 use crate::balance::backend::HttpVersion;
 use crate::balance::backend::State::{NotReady, Ready, Terminating};
+use crate::balance::snapshot::Shares;
 use crate::source::programmer;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -276,7 +277,7 @@ fn a_burst_is_one_change_and_its_first_event_is_the_cause() {
             .apply(Event::Pods(Change::Applied(pod(&format!("web-{number}")).ready().facts())), bench.now);
         bench.pass(Duration::from_millis(1));
     }
-    let drained = bench.index.drain();
+    let drained = bench.index.drain(&Shares::new(), bench.now);
     assert_eq!(drained.len(), 1);
     assert_eq!((drained[0].dirt.cause, drained[0].dirt.since), (Kind::Pods, began));
     assert_eq!(drained[0].changes.len(), 1);
@@ -295,7 +296,9 @@ fn a_missing_service_or_port_is_told_and_leaves_other_groups_alone() {
     ]);
     bench.service(&service("api"));
     let changes = bench.pool(&second);
-    let [programmer::Change::Set(facts)] = &changes[..] else { panic!("{changes:?}") };
+    let [programmer::Change::Set(facts), programmer::Change::Tenure(..)] = &changes[..] else {
+        panic!("{changes:?}")
+    };
     assert_eq!(facts.members.len(), 1);
     let id = crate::balance::pool::PoolId::new("shop", "second");
     let problems: Vec<String> =
@@ -366,6 +369,7 @@ fn a_deleted_pool_is_removed() {
 
 #[test]
 fn seats_in_the_status_are_adopted_before_the_first_facts_and_once() {
+    use programmer::Change;
     let mut bench = Bench { index: super::super::index::Index::default(), ..Bench::new() };
     let mut seated = pool();
     seated["status"] = json!({ "seats": [
@@ -373,7 +377,7 @@ fn seats_in_the_status_are_adopted_before_the_first_facts_and_once() {
         { "seat": 1, "backend": "stable", "occupant": "web-2", "uid": "uid-web-2", "weight": 1, "vacated": "2026-11-21T09:00:00.250000Z" }
     ]});
     let changes = bench.pool(&seated);
-    let [programmer::Change::Adopt(id, roster), programmer::Change::Set(_)] = &changes[..] else {
+    let [Change::Adopt(id, roster), Change::Set(_), Change::Tenure(..)] = &changes[..] else {
         panic!("{changes:?}")
     };
     assert_eq!((id, roster.seats.len()), (&web(), 2));

@@ -271,7 +271,7 @@ fn a_bad_edit_is_told_with_its_field_while_the_last_good_spec_serves() {
     told.pool(&bad);
     told.check("Accepted", "False", "Invalid", "spec.listeners[0].port");
     told.check("Accepted", "False", "Invalid", "The last good spec stays in force.");
-    told.check("Programmed", "True", "Programmed", "");
+    told.check("Programmed", "False", "EarlierGeneration", "Generation 1 stays in use");
     told.check("Ready", "False", "Invalid", "Accepted is False");
     assert_eq!(condition(&told.status().conditions, "Ready").observed_generation, Some(2));
 }
@@ -350,6 +350,34 @@ fn a_port_of_an_older_pool_is_a_conflict() {
     older["metadata"]["creationTimestamp"] = json!("2026-11-21T07:00:00Z");
     told.pool(&older);
     told.check("Programmed", "False", "PortConflict", "Port 8080 belongs to pool shop/older");
+}
+
+#[test]
+fn a_generation_that_is_not_in_use_is_not_programmed() {
+    let mut told = Told::new();
+    told.pod(pod("web-1").ready());
+    told.check("Programmed", "True", "Programmed", "");
+    let mut edit = pool();
+    edit["metadata"]["generation"] = json!(2);
+    edit["spec"]["backends"][0]["service"]["name"] = json!("wbe");
+    told.pool(&edit);
+    told.check(
+        "Programmed",
+        "False",
+        "EarlierGeneration",
+        "Generation 1 stays in use until generation 2 can be served.",
+    );
+    told.check("Ready", "False", "ServiceNotFound", "ResolvedRefs is False");
+    edit["metadata"]["generation"] = json!(3);
+    edit["spec"]["listeners"][0]["port"] = json!(0);
+    told.pool(&edit);
+    told.check(
+        "Programmed",
+        "False",
+        "EarlierGeneration",
+        "Generation 1 stays in use until generation 3 can be served.",
+    );
+    told.check("Ready", "False", "Invalid", "Accepted is False");
 }
 
 #[test]
