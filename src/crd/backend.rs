@@ -42,7 +42,8 @@ pub struct Backend {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceRef>,
 
-    /// Endpoints lists fixed addresses that serve this share. They count as ready.
+    /// Endpoints lists fixed addresses that serve this share. They count as ready. All backends of a pool list at most
+    /// 4096 together; for more, name a Service: one without a selector takes any addresses, from EndpointSlices.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["address", "port"]))]

@@ -128,6 +128,10 @@ pub struct LoadBalancerPoolSpec {
     #[x_kube(validation = Rule::new(
         "self.all(b, !has(b.service) || self.exists_one(c, has(c.service) && c.service.name == b.service.name))")
         .message("a Service may be named by one backend only: join those backends into one"))]
+    #[x_kube(validation = Rule::new(
+        "self.map(b, has(b.endpoints) ? size(b.endpoints) : 0).sum() <= 4096")
+        .message("the backends list more than 4096 endpoints together: name a Service in place of a list (one without \
+                  a selector and with EndpointSlices of your own where there are no pods), or make several pools"))]
     pub backends: Vec<Backend>,
 
     /// Algorithm decides which backend serves a request.

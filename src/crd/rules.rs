@@ -53,17 +53,18 @@ pub(super) fn paths(list: &mut Schema) {
 /// A port of a Service. API servers without kubernetes#132837 take a value that may be a number for a text of three
 /// million characters, whatever its limit, and refuse a definition that could cost too much then. So each character is
 /// looked at: that has a fixed price, which a regular expression has not. What is evaluated offline has no `type()`, so
-/// a number is known by being equal to that in its text.
+/// a number is known by being equal to that in its text. An empty text comes here too, although it has too few
+/// characters already.
 pub(super) fn port_refs() -> [Rule; 2] {
     let text = "['%s'.format([self])].all(text";
     let eighth = "[0, 1, 2, 3, 4, 5, 6, 7]";
     let name = format!(
-        "{text}, text.charAt(0) != '-' && text.charAt(text.size() - 1) != '-' && \
+        "{text}, text.size() > 0 && text.charAt(0) != '-' && text.charAt(text.size() - 1) != '-' && \
          {eighth}.all(a, {eighth}.all(b, 8 * a + b >= text.size() || [text.charAt(8 * a + b)].all(it, it == '-' || \
          (it >= '0' && it <= '9') || (it >= 'a' && it <= 'z')))))"
     );
     let number = format!(
-        "{text}, text.size() > 5 || [0, 1, 2, 3, 4].exists(a, a < text.size() && \
+        "{text}, text.size() == 0 || text.size() > 5 || [0, 1, 2, 3, 4].exists(a, a < text.size() && \
          (text.charAt(a) < '0' || text.charAt(a) > '9')) || int(text) == self)"
     );
     [

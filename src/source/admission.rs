@@ -453,6 +453,55 @@ mod tests {
         );
     }
 
+    /// An API server asks the rules about an empty text too, although the schema refuses it already.
+    #[test]
+    fn the_rules_can_be_asked_about_empty_texts() {
+        let admission = Admission::new().unwrap();
+        let mut object = good();
+        object["spec"]["listeners"][0]["hostnames"] = json!([""]);
+        object["spec"]["listeners"][0]["paths"] = json!([""]);
+        object["spec"]["backends"][0]["tls"] = json!({"serverName": "", "ca": {"name": ""}});
+        object["spec"]["timeouts"] = json!({"connect": "", "request": ""});
+        object["spec"]["health"] = json!({"drainTimeout": ""});
+        for pointer in [
+            "/listeners/0/name",
+            "/backends/0/name",
+            "/backends/0/service/name",
+            "/backends/0/service/port",
+            "/backends/1/endpoints/0/address",
+            "/algorithm/hashOn/0/name",
+        ] {
+            *object["spec"].pointer_mut(pointer).unwrap() = json!("");
+        }
+        let broken = admission.validator.validate_compiled(&admission.rules, &object, None).unwrap_err();
+        assert!(broken.len() >= 13, "{broken:?}");
+        for error in broken {
+            assert_eq!(format!("{:?}", error.kind), "ValidationFailure", "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_pool_lists_a_bounded_number_of_endpoints() {
+        let backend = |name: usize, count: usize| {
+            let endpoint =
+                |at| json!({"address": format!("10.{name}.{}.{}", at / 250, at % 250 + 1), "port": 80});
+            json!({"name": format!("b{name}"), "endpoints": (0..count).map(endpoint).collect::<Vec<_>>()})
+        };
+        let mut backends: Vec<Value> = (0..4).map(|name| backend(name, 1024)).collect();
+        backends.push(json!({"name": "stable", "service": {"name": "web", "port": 80}}));
+        check("/spec/backends", json!(backends), &[]);
+        backends.push(backend(4, 1));
+        check(
+            "/spec/backends",
+            json!(backends),
+            &[
+                "spec.backends: the backends list more than 4096 endpoints together: name a Service in place of a list \
+               (one without a selector and with EndpointSlices of your own where there are no pods), or make several \
+               pools",
+            ],
+        );
+    }
+
     #[test]
     fn a_number_in_quotes_is_refused_with_the_way_out() {
         check(

@@ -62,7 +62,7 @@ pub struct Report {
     pub ready: usize,
     /// Backends that are ready and take none: they weigh nothing or wait for a seat.
     pub idle: usize,
-    /// Backends on their way out.
+    /// Backends on their way out that take none. Those that stand in for ready ones count as these.
     pub draining: usize,
     /// The seats.
     pub roster: Roster,
@@ -399,7 +399,7 @@ impl Programmed {
             total: snapshot.members.len(),
             ready: count(|it| it.slots > 0),
             idle: count(|it| it.slots == 0 && it.state == State::Ready),
-            draining: count(|it| matches!(it.state, State::Terminating { .. })),
+            draining: count(|it| it.slots == 0 && matches!(it.state, State::Terminating { .. })),
             roster: self.roster.clone(),
             roster_changed: false,
             table_changed: false,

@@ -158,11 +158,24 @@ pub(super) fn unique_name<'a>(
     }
 }
 
+/// Endpoints that all backends of a pool may list. While an edit cannot be served, the object holds the spec, the
+/// earlier one that is in force and the seats, and etcd takes no object above 1.5 MiB; 6,144 still fit. A number in a
+/// rule of the definition too.
+const MAX_LISTED_ENDPOINTS: usize = 4096;
+
 fn groups(spec: &LoadBalancerPoolSpec, errors: &mut Errors) -> Vec<Group> {
     if spec.backends.is_empty() {
         errors.add("spec.backends", "is empty; name at least one Service or list of endpoints");
     } else if spec.backends.iter().all(|backend| backend.weight == 0) {
         errors.add("spec.backends", "no backend has a weight above 0; give at least one a weight");
+    }
+    let listed = spec.backends.iter().flat_map(|backend| &backend.endpoints).map(Vec::len).sum::<usize>();
+    if listed > MAX_LISTED_ENDPOINTS {
+        let reason = format!(
+            "lists {listed} endpoints, more than {MAX_LISTED_ENDPOINTS}; name a Service in place of a list, or make \
+             several pools"
+        );
+        errors.add("spec.backends", reason);
     }
     let mut names = BTreeMap::new();
     for (index, backend) in spec.backends.iter().enumerate() {
@@ -838,6 +851,20 @@ mod tests {
                     "0 is not a port; use 1 to 65535 or the name of a port of the Service",
                 ),
             ],
+        );
+        let backend = |name: usize, count: usize| {
+            let endpoint =
+                |at| json!({"address": format!("10.{name}.{}.{}", at / 250, at % 250 + 1), "port": 80});
+            json!({"name": format!("b{name}"), "endpoints": (0..count).map(endpoint).collect::<Vec<_>>()})
+        };
+        check("/backends", json!([backend(0, 1024), backend(1, 3072)]), &[]);
+        check(
+            "/backends",
+            json!([backend(0, 1024), backend(1, 3073)]),
+            &[(
+                "spec.backends",
+                "lists 4097 endpoints, more than 4096; name a Service in place of a list, or make several pools",
+            )],
         );
         check(
             "/backends",

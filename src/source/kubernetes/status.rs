@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::net::SocketAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::Value;
 
 use super::entry::PoolEntry;
-use super::join::Problem;
+use super::join::{Problem, bare_id};
 use super::keyring::{Miss, SecretProblem, Shown, Trouble};
 use super::resource::{Version, seats_of};
+use crate::balance::backend::Member;
 use crate::balance::pool::{Listener, Pool, PoolId, PortId};
 use crate::balance::routes::Match;
 use crate::crd::LoadBalancerPoolStatus;
@@ -212,15 +214,22 @@ impl View<'_> {
                 Verdict::unknown(READY, reasons::PENDING, "The table is being built.".into())
             }
             (0, _, 0) => none(format!("There are no endpoints: {}.", list(&self.pool.absences))),
-            (0, 0, total) => {
-                none(format!("None of {total} endpoints is ready; check the pods' readiness probes."))
-            }
+            (0, 0, total) => none(format!("None of {total} endpoints is ready; {}.", self.who_says_ready())),
             (0, idle, total) => none(format!(
                 "None of {total} endpoints takes requests: the {idle} that are ready have weight 0; give their backend a weight."
             )),
             (ready, _, total) => {
                 Verdict::holds(READY, format!("{ready} of {total} endpoints take requests."))
             }
+        }
+    }
+
+    /// Where to look when nobody is ready.
+    fn who_says_ready(&self) -> &'static str {
+        let has_pod = |it: &Member| bare_id(&it.backend.id).parse::<SocketAddr>().is_err();
+        match self.pool.members().iter().any(has_pod) {
+            true => "check the pods' readiness probes",
+            false => "they have no pods, so their EndpointSlices must say conditions.ready: true",
         }
     }
 

@@ -155,6 +155,12 @@ impl StatusQueue {
             }
             // Gone, or another pool of that name by now: the watch will tell.
             Ok(Err(kube::Error::Api(refusal))) if matches!(refusal.code, 404 | 409) => entry.wanted = None,
+            Ok(Err(kube::Error::Api(refusal))) if is_too_large(refusal.code, &refusal.message) => {
+                if entry.failures == 0 {
+                    tracing::error!(namespace = %id.namespace, pool = %id.name, refusal = %refusal.message, "the status is too large to be written, so it does not say what is served, and a replica that starts may serve something else; make the pool smaller: list fewer endpoints, or name a Service in their place");
+                }
+                entry.put_off(now);
+            }
             Ok(Err(error)) => entry.failed(&id, &error, now),
             Err(late) => entry.failed(&id, &late, now),
         }
@@ -186,10 +192,19 @@ impl Entry {
         if self.failures == 0 {
             tracing::warn!(namespace = %id.namespace, pool = %id.name, error = %Words(error), "cannot write the status, trying again");
         }
+        self.put_off(now);
+    }
+
+    fn put_off(&mut self, now: Instant) {
         let wait = BETWEEN_WRITES.saturating_mul(1 << self.failures.min(10)).min(LONGEST_RETRY);
         self.failures = self.failures.saturating_add(1);
         self.not_before = Some(now + wait);
     }
+}
+
+/// Whether the API server, or etcd behind it, refuses the object for its size, for which each has a word of its own.
+fn is_too_large(code: u16, message: &str) -> bool {
+    code == 413 || message.contains("request is too large") || message.contains("message larger than max")
 }
 
 async fn patch(
@@ -239,6 +254,14 @@ mod tests {
             Seat { seat: 0, backend: "all".into(), occupant: None, uid: None, weight: 1, vacated: None };
         queue.write(&id, |_| LoadBalancerPoolStatus { seats: vec![seat], ..counts(6) });
         assert_eq!(queue.due(begun).0.len(), 1, "another replica waits for a seat");
+    }
+
+    #[test]
+    fn a_refusal_for_size_is_known_by_its_code_or_its_words() {
+        let grpc = "rpc error: code = ResourceExhausted desc = trying to send message larger than max (2098000 vs. 2097152)";
+        assert!(is_too_large(413, "Request entity too large: limit is 3145728"));
+        assert!(is_too_large(500, "etcdserver: request is too large") && is_too_large(500, grpc));
+        assert!(!is_too_large(500, "etcdserver: request timed out") && !is_too_large(422, "Too many: 70000"));
     }
 
     #[test]

@@ -109,7 +109,8 @@ fn a_pool_that_serves_holds_all_conditions_of_its_generation() {
 fn a_pool_without_ready_endpoints_says_what_to_look_at() {
     let mut told = Told::new();
     told.pod(pod("web-1"));
-    told.check("Ready", "False", "NoReadyEndpoints", "None of 1 endpoints is ready");
+    let message = "None of 1 endpoints is ready; check the pods' readiness probes.";
+    told.check("Ready", "False", "NoReadyEndpoints", message);
 }
 
 #[test]
@@ -195,8 +196,24 @@ fn a_service_without_a_selector_is_told_what_its_slices_lack() {
     );
     let empty = slice("web-4", &[]);
     check(Some(&empty), "its EndpointSlices list no endpoints; write addresses into them");
+    told.slice(&slice("web-4", &[address("192.0.2.1", false)]));
+    let unready = "None of 1 endpoints is ready; they have no pods, so their EndpointSlices must say conditions.ready: true.";
+    told.check("Ready", "False", "NoReadyEndpoints", unready);
     told.slice(&slice("web-4", &endpoints));
     told.check("Ready", "True", "Ready", "1 of 1");
+}
+
+#[test]
+fn a_pod_on_its_way_out_that_serves_for_want_of_others_is_counted_once() {
+    let mut told = Told::new();
+    told.pod(pod("web-1").ready());
+    told.slice(&slice("a", &[endpoint("web-1", true)]));
+    told.pod(pod("web-1").ready().deleting());
+    let counts = told.status().endpoints.unwrap();
+    assert_eq!((counts.total, counts.ready, counts.draining), (1, 1, 0));
+    told.pod(pod("web-2").ready());
+    let counts = told.status().endpoints.unwrap();
+    assert_eq!((counts.total, counts.ready, counts.draining), (2, 1, 1));
 }
 
 #[test]
