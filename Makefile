@@ -1,5 +1,5 @@
 # Each target is one command; what it does lives where it names.
-.PHONY: help prepare load demo test unit lint deny e2e cluster-up cluster-down bench bench-table bench-connections bench-attacks bench-kill conformance crds
+.PHONY: help prepare load demo test checks images unit lint deny e2e cluster-up cluster-down bench bench-table bench-connections bench-attacks bench-kill conformance crds
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -10,7 +10,16 @@ prepare: # what cargo needs beside itself; a no-op where it is there
 demo: prepare ## ten backends, a pool, the proxy and live figures on this machine; ARGS="--load" adds traffic
 	cargo run --release --quiet -- demo $(ARGS)
 
-test: lint unit e2e ## every test: lints, unit and property tests, the scenarios in a real cluster
+test: prepare ## every test: lints, unit and property tests, the scenarios in a real cluster
+	@$(MAKE) --no-print-directory -j2 checks images
+	@$(MAKE) --no-print-directory e2e
+
+checks: # in this order, and beside nothing but the images
+	@env -u MAKEFLAGS $(MAKE) --no-print-directory lint unit
+
+# Linking keeps one processor busy for minutes. Cargo has a pool of jobs of its own.
+images: prepare # what the scenarios put into the cluster, built while other tests run
+	@env -u MAKEFLAGS nice -n 5 e2e/cluster/image >/dev/null
 
 lint: prepare ## formatting and lints
 	cargo fmt --check && cargo clippy --quiet --all-targets --features e2e -- -D warnings

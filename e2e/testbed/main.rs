@@ -139,6 +139,7 @@ async fn backend(args: BackendArgs) -> anyhow::Result<ExitCode> {
 
 async fn load(args: LoadArgs) -> anyhow::Result<ExitCode> {
     let terminated = terminated()?;
+    until_reachable(&args.targets).await;
     let plan = LoadPlan {
         targets: args.targets,
         pace: args.rate.map_or(Pace::Closed, Pace::Open),
@@ -155,6 +156,21 @@ async fn load(args: LoadArgs) -> anyhow::Result<ExitCode> {
     let report = load.report(false);
     println!("{}", serde_json::to_string(&report)?);
     Ok(if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Waits until connections to every target come about: kube-proxy may know a new Service later than we do, and what
+/// it refuses meanwhile is no failure of what is tested. A target that stays out of reach shows in the report.
+async fn until_reachable(targets: &[Target]) {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const PAUSE: Duration = Duration::from_millis(50);
+    let all = async {
+        for target in targets {
+            while !target.accepts().await {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, all).await;
 }
 
 async fn handshakes(args: HandshakesArgs) -> anyhow::Result<ExitCode> {

@@ -61,6 +61,13 @@ pub struct Target {
     path: String,
 }
 
+impl Target {
+    /// Whether a connection to it comes about.
+    pub async fn accepts(&self) -> bool {
+        TcpStream::connect((self.host.as_str(), self.port)).await.is_ok()
+    }
+}
+
 impl std::str::FromStr for Target {
     type Err = String;
 
