@@ -192,6 +192,11 @@ impl Client {
         }
     }
 
+    /// What its connection is, as URIs name it.
+    pub(super) fn scheme(&self) -> Scheme {
+        self.scheme.get()
+    }
+
     /// Who signed the certificate that it had to show.
     pub(super) fn client_ca(&self) -> Option<&Arc<CaBundle>> {
         self.client_ca.get()

@@ -3,6 +3,7 @@
 
 use std::net::Ipv6Addr;
 
+use super::headers::Scheme;
 use super::http1::{Field, Pseudo, RequestHead, Role, is_imitation};
 use super::limits::MAX_HOPS;
 use super::rescue::ProxyError;
@@ -27,12 +28,12 @@ impl Admitted<'_> {
     }
 }
 
-/// Checks a request; what is wrong with it otherwise.
-pub(super) fn admit<'a>(head: &RequestHead<'a>) -> Result<Admitted<'a>, ProxyError> {
+/// Checks a request that came in over `scheme`; what is wrong with it otherwise.
+pub(super) fn admit<'a>(head: &RequestHead<'a>, scheme: Scheme) -> Result<Admitted<'a>, ProxyError> {
     if matches!(head.method, "CONNECT" | "TRACE") {
         return Err(ProxyError::MethodNotAllowed);
     }
-    let (authority, path, query) = target(head.method, head.target)?;
+    let (authority, path, query) = target(head.method, head.target, scheme)?;
     let stated = check_fields(head)?;
     if let Some(pseudo) = &head.pseudo {
         let host = agreed_host(pseudo, authority, stated)?;
@@ -52,6 +53,7 @@ pub(super) fn admit<'a>(head: &RequestHead<'a>) -> Result<Admitted<'a>, ProxyErr
 
 const BAD_HOST: ProxyError =
     ProxyError::BadRequest("the host is not a name or address with an optional port");
+const OTHER_SCHEME: ProxyError = ProxyError::BadRequest("the scheme is not that of the connection");
 const BAD_TARGET: ProxyError =
     ProxyError::BadRequest("the request's target is neither a path nor an absolute URI");
 
@@ -66,7 +68,7 @@ fn agreed_host<'a>(
         return Err(BAD_TARGET);
     }
     if !pseudo.scheme_fits {
-        return Err(ProxyError::BadRequest("the scheme is not that of the connection"));
+        return Err(OTHER_SCHEME);
     }
     let authority = pseudo.authority.ok_or(ProxyError::BadRequest("the authority is missing"))?;
     if stated.is_some_and(|host| !host.eq_ignore_ascii_case(authority.as_bytes())) {
@@ -115,6 +117,7 @@ const HOPS_HEADER: &str = "x-guideway-hops";
 fn target<'a>(
     method: &str,
     target: &'a str,
+    scheme: Scheme,
 ) -> Result<(Option<&'a str>, &'a str, Option<&'a str>), ProxyError> {
     if !target.bytes().all(may_be_in_target) {
         return Err(BAD_TARGET);
@@ -122,7 +125,7 @@ fn target<'a>(
     let (authority, rest) = match target {
         _ if target.starts_with('/') => (None, target),
         "*" if method == "OPTIONS" => return Ok((None, "*", None)),
-        _ => absolute(target)?,
+        _ => absolute(target, scheme)?,
     };
     let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
     let path = match (path, query) {
@@ -134,11 +137,12 @@ fn target<'a>(
     Ok((authority, path, query))
 }
 
-/// The authority of an absolute form, and what follows it. The scheme must be the one we speak.
-fn absolute(target: &str) -> Result<(Option<&str>, &str), ProxyError> {
-    let (scheme, rest) = target.split_once("://").ok_or(BAD_TARGET)?;
-    if !scheme.eq_ignore_ascii_case("http") {
-        return Err(ProxyError::BadRequest("the request is for another scheme than http"));
+/// The authority of an absolute form, and what follows it. Its scheme must be that of the connection: what is asked for
+/// under the other one is another resource (RFC 9110 section 4.2.2).
+fn absolute(target: &str, scheme: Scheme) -> Result<(Option<&str>, &str), ProxyError> {
+    let (stated, rest) = target.split_once("://").ok_or(BAD_TARGET)?;
+    if !stated.eq_ignore_ascii_case(scheme.name()) {
+        return Err(OTHER_SCHEME);
     }
     let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     Ok((Some(authority), rest))
@@ -192,7 +196,7 @@ mod tests {
         let wire = format!("{line}\r\n{fields}\r\n");
         let mut space = http1::space();
         let (head, _) = RequestHead::parse(wire.as_bytes(), &mut space).unwrap().unwrap();
-        let Admitted { path, query, host } = admit(&head)?;
+        let Admitted { path, query, host } = admit(&head, Scheme::Http)?;
         Ok((host.map(Into::into), path.into(), query.map(Into::into)))
     }
 
@@ -258,6 +262,25 @@ mod tests {
         }
         refuses("CONNECT a:80 HTTP/1.1", "Host: a\r\n", 405);
         refuses("TRACE / HTTP/1.1", "Host: a\r\n", 405);
+    }
+
+    #[test]
+    fn an_absolute_target_has_the_scheme_of_its_connection() {
+        for (target, over, fits) in [
+            ("http://a/p", Scheme::Http, true),
+            ("https://a/p", Scheme::Https, true),
+            ("HTTPS://a/p", Scheme::Https, true),
+            ("https://a/p", Scheme::Http, false),
+            ("http://a/p", Scheme::Https, false),
+            ("wss://a/p", Scheme::Https, false),
+        ] {
+            let wire = format!("GET {target} HTTP/1.1\r\nHost: b\r\n\r\n");
+            let mut space = http1::space();
+            let (head, _) = RequestHead::parse(wire.as_bytes(), &mut space).unwrap().unwrap();
+            let admitted = admit(&head, over).map(|it| (it.host, it.path));
+            let expected = if fits { Ok((Some("a"), "/p")) } else { Err(OTHER_SCHEME) };
+            assert_eq!(admitted, expected, "{target} over {over:?}");
+        }
     }
 
     #[test]

@@ -137,7 +137,7 @@ fn forwarded(wire: &[u8], look: impl Fn(&RequestHead<'_>, &Admitted<'_>, &[u8]))
     let mut space = http1::space();
     let Ok(Some((head, length))) = RequestHead::parse(wire, &mut space) else { return };
     assert!(length <= wire.len());
-    let Ok(admitted) = filter::admit(&head) else { return };
+    let Ok(admitted) = filter::admit(&head, Scheme::Http) else { return };
     let said = Hearsay::of(&head, PEER, Scheme::Http, &trusted());
     let own = headers::forwarded(PEER, Scheme::Https);
     for (lines, host) in [(&own[..], admitted.host), (&said.lines, said.host.or(admitted.host))] {
@@ -155,7 +155,7 @@ fn a_request_that_is_passed_on_is_strict_and_the_same() {
             let (again, length) = RequestHead::parse(out, &mut space).unwrap().unwrap();
             assert_eq!(length, out.len());
             assert_eq!((again.method, again.minor, again.framing), (head.method, 1, head.framing));
-            let readmitted = filter::admit(&again).unwrap();
+            let readmitted = filter::admit(&again, Scheme::Http).unwrap();
             assert_eq!((readmitted.path, readmitted.query), (admitted.path, admitted.query));
             if let Some(host) = admitted.host {
                 assert_eq!(readmitted.host, Some(host));

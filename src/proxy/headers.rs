@@ -289,7 +289,7 @@ mod tests {
         let mut out = Vec::new();
         let lines = forwarded([192, 0, 2, 7].into(), Scheme::Http);
         let told = Told { lines: &lines, host: Some("shop.example:81") };
-        to_backend(&mut out, &head, &filter::admit(&head).unwrap(), told, || unreachable!());
+        to_backend(&mut out, &head, &filter::admit(&head, Scheme::Http).unwrap(), told, || unreachable!());
         String::from_utf8(out).unwrap()
     }
 
@@ -412,7 +412,7 @@ mod tests {
             let wire = format!("{line}Host: a\r\n{}\r\n", fields.concat());
             let mut space = http1::space();
             let Ok(Some((head, _))) = RequestHead::parse(wire.as_bytes(), &mut space) else { return Ok(()) };
-            let Ok(admitted) = filter::admit(&head) else { return Ok(()) };
+            let Ok(admitted) = filter::admit(&head, Scheme::Http) else { return Ok(()) };
             let mut out = Vec::new();
             let lines = forwarded([192, 0, 2, 7].into(), Scheme::Http);
             let told = Told { lines: &lines, host: admitted.host };

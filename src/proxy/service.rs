@@ -31,7 +31,7 @@ pub(super) fn admit(
     out: &mut Vec<u8>,
 ) -> Result<(Rc<PoolView>, u64), ProxyError> {
     let port = port.filter(|port| port.protocol() == Protocol::Http).ok_or(ProxyError::NoPool)?;
-    let admitted = filter::admit(head)?;
+    let admitted = filter::admit(head, client.scheme())?;
     if !port.admits(&admitted, client.client_ca()) {
         return Err(ProxyError::Misdirected);
     }

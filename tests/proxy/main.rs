@@ -30,6 +30,7 @@ mod retries;
 mod routing;
 mod tcp;
 mod tls;
+mod tls_http2;
 mod tls_upstream;
 mod udp;
 mod upgrade;

@@ -52,8 +52,9 @@ pub(in crate::proxy) fn with_response<T>(
     Ok(look(&head))
 }
 
-/// The request to send to a backend, from its head as it is written for HTTP/1.
-pub(in crate::proxy) fn request_of(head: &[u8]) -> Result<Request<()>, ProxyError> {
+/// The request to send to a backend, from its head as it is written for HTTP/1. `scheme` is that of the connection
+/// to the backend: servers of HTTP/2 refuse another one.
+pub(in crate::proxy) fn request_of(head: &[u8], scheme: Scheme) -> Result<Request<()>, ProxyError> {
     let mut space = [httparse::EMPTY_HEADER; MAX_HEADER_FIELDS + OWN_FIELDS];
     let mut parsed = httparse::Request::new(&mut space);
     parsed.parse(head).map_err(|_| NOT_CARRIED)?;
@@ -73,7 +74,7 @@ pub(in crate::proxy) fn request_of(head: &[u8]) -> Result<Request<()>, ProxyErro
     // Between us and the backend it is true whatever the client takes, and servers of gRPC want to hear it.
     headers::append(&mut fields, b"te", b"trailers");
     let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(Scheme::HTTP);
+    uri.scheme = Some(scheme);
     uri.authority = Authority::from_maybe_shared(Bytes::copy_from_slice(host.unwrap_or_default())).ok();
     uri.path_and_query = PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes())).ok();
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| NOT_CARRIED)?;
@@ -115,7 +116,7 @@ mod tests {
     #[test]
     fn a_head_written_for_http_1_becomes_one_of_http_2() {
         let head = b"POST /a?b HTTP/1.1\r\nhost: shop:81\r\nx: 1\r\nx: 2\r\ntransfer-encoding: chunked\r\nx-forwarded-for: 192.0.2.7\r\n\r\n";
-        let request = request_of(head).unwrap();
+        let request = request_of(head, Scheme::HTTP).unwrap();
         assert_eq!(
             (request.method(), request.uri().to_string()),
             (&Method::POST, "http://shop:81/a?b".into())
@@ -123,7 +124,10 @@ mod tests {
         let fields = request.headers().iter();
         let fields: Vec<_> = fields.map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         assert_eq!(fields, [("x", "1"), ("x", "2"), ("x-forwarded-for", "192.0.2.7"), ("te", "trailers")]);
-        assert!(request_of(b"GET / HTTP/1.1\r\nhost: \r\n\r\n").is_err(), "it names no authority");
+        assert!(
+            request_of(b"GET / HTTP/1.1\r\nhost: \r\n\r\n", Scheme::HTTP).is_err(),
+            "it names no authority"
+        );
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) struct StreamBackend {
 impl StreamBackend {
     /// Sends the head of the request. The outer error is the client's fault, the inner one the connection's.
     pub(super) fn send(berth: Berth, errand: &Errand<'_>) -> Result<Result<Self, Fault>, Stop> {
-        let request = head::request_of(errand.head).map_err(Stop::Rescue)?;
+        let request = head::request_of(errand.head, berth.scheme()).map_err(Stop::Rescue)?;
         let sent = berth.send(request, errand.framing == Framing::Length(0));
         Ok(sent.map(|(response, outgoing)| Self { response, outgoing, incoming: None, _berth: berth }))
     }

@@ -50,14 +50,20 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// Shakes hands over a connection, for the protocol of this name.
+    /// Shakes hands over a connection, for the protocol of this name. Who does not agree to it (RFC 7301) may take what
+    /// follows for something else.
     pub(in crate::proxy) async fn secure(
         &self,
         stream: TcpStream,
         protocol: Option<&[u8]>,
     ) -> io::Result<TlsStream<TcpStream>> {
         let protocols = protocol.into_iter().map(Vec::from).collect();
-        self.library.with_alpn(protocols).connect(self.terms.server_name.clone(), stream).await
+        let connecting = self.library.with_alpn(protocols).connect(self.terms.server_name.clone(), stream);
+        let stream = connecting.await?;
+        if protocol.is_some() && stream.get_ref().1.alpn_protocol() != protocol {
+            return Err(io::Error::other("it does not agree to speak HTTP/2 (ALPN h2)"));
+        }
+        Ok(stream)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{Connection, ResponseFuture, SendRequest};
+use http::uri::Scheme;
 use socket2::SockRef;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::spawn_local;
@@ -33,6 +34,8 @@ pub(super) struct Links {
 pub(super) struct Link {
     sender: SendRequest<Bytes>,
     streams: Cell<usize>,
+    /// What it is, as URIs name it.
+    scheme: Scheme,
     /// It served a request before.
     used: Cell<bool>,
     idle_since: Cell<Instant>,
@@ -103,13 +106,14 @@ impl Link {
         socket::probe(transport.tcp());
         // Without it the kernel's own patience counts, which is only longer.
         let _ = SockRef::from(transport.tcp()).set_tcp_user_timeout(Some(LINK_SILENCE));
+        let scheme = if transport.is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
         let (sender, connection) = handshake(transport).await.map_err(|_| RetryReason::ConnectFailed)?;
         spawn_local(async move {
             // How it ended is seen by each of its streams.
             let _ = connection.await;
         });
         let (streams, used) = (Cell::new(0), Cell::new(false));
-        Ok(Self { sender, streams, used, idle_since: Cell::new(Instant::now()) })
+        Ok(Self { sender, streams, scheme, used, idle_since: Cell::new(Instant::now()) })
     }
 
     /// Whether the backend takes requests here: neither has it said goodbye, nor is the connection lost.
@@ -155,6 +159,11 @@ impl Berth {
     /// Whether the connection served a request before.
     pub(in crate::proxy) fn was_used(&self) -> bool {
         self.was_used
+    }
+
+    /// The scheme of URIs that lead along here.
+    pub(in crate::proxy) fn scheme(&self) -> Scheme {
+        self.link.scheme.clone()
     }
 
     /// Sends the head of a request; `ends` says that no body follows.
