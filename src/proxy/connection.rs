@@ -54,6 +54,8 @@ pub(super) struct Request {
     /// Whether the client keeps the connection.
     pub(super) keeps: bool,
     pub(super) expects_continue: bool,
+    /// Whether the client takes fields behind the response's body.
+    pub(super) takes_trailers: bool,
     pub(super) framing: Framing,
     pub(super) home: Rc<Home>,
     /// For its line in the access log, if it gets one.
@@ -260,6 +262,7 @@ impl Request {
             upgrade: head.upgrade.map(Into::into),
             keeps: head.keeps,
             expects_continue: head.expects_continue,
+            takes_trailers: head.takes_trailers,
             framing: head.framing,
             home,
             entry,
@@ -279,6 +282,7 @@ impl Request {
             upgrade: None,
             keeps: false,
             expects_continue: false,
+            takes_trailers: false,
             framing: Framing::UntilClose,
             entry: home.entry(Entry::unreadable),
             home,

@@ -41,7 +41,7 @@ impl Connection {
     pub(super) async fn answer(&mut self, mut request: Request) -> Option<End> {
         let entry = request.entry.take();
         let mut account = Account::begin(&request.home, &self.client, request.begun, entry);
-        self.upload.begin(request.framing, encoder_to_backend(request.framing));
+        self.upload.begin(request.framing, encoder_to_backend(request.framing), true);
         self.awaits_continue = request.expects_continue;
         self.interim_left = if request.minor > 0 { MAX_INTERIM_BYTES } else { 0 };
         let answered = match &request.order {
@@ -115,7 +115,7 @@ impl Connection {
         let worker = self.worker.clone();
         let (framing, to_head) = (request.framing, request.to_head);
         let errand = Errand { worker: &worker, head: &head, framing, to_head, streaming: Phase::Download };
-        self.upload.begin(framing, Encoder::Plain);
+        self.upload.begin(framing, Encoder::Plain, true);
         let mut client = PlainClient::new(self, request);
         // In a box, so that an exchange without HTTP/2 does not carry its room.
         Box::pin(relay::deliver(&mut client, &errand, delivery, way, account)).await?;
@@ -243,7 +243,7 @@ impl Connection {
         account.answer(answer.status);
         client.enter_at(if answer.switches { Phase::Tunnel } else { Phase::Download }, answer.at);
         self.awaits_continue = false;
-        download.begin(answer.framing, answer.encoder);
+        download.begin(answer.framing, answer.encoder, request.takes_trailers);
         let framed = if answer.switches {
             body
         } else {

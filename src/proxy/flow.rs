@@ -18,18 +18,22 @@ pub(super) struct Flow {
     pub(super) out: Outbox,
     decoder: Decoder,
     encoder: Encoder,
+    /// The receiver takes fields behind the body.
+    takes_trailers: bool,
 }
 
 impl Default for Flow {
     fn default() -> Self {
-        Self { out: Outbox::default(), decoder: Decoder::Length(0), encoder: Encoder::Plain }
+        let (out, decoder, encoder) = (Outbox::default(), Decoder::Length(0), Encoder::Plain);
+        Self { out, decoder, encoder, takes_trailers: false }
     }
 }
 
 impl Flow {
-    /// Begins a body that comes in with `framing`.
-    pub(super) fn begin(&mut self, framing: Framing, encoder: Encoder) {
+    /// Begins a body that comes in with `framing`, for a receiver that takes fields behind it or not.
+    pub(super) fn begin(&mut self, framing: Framing, encoder: Encoder, takes_trailers: bool) {
         (self.decoder, self.encoder) = (Decoder::new(framing), encoder);
+        self.takes_trailers = takes_trailers;
     }
 
     /// Whether the whole body came in.
@@ -40,6 +44,11 @@ impl Flow {
     /// What finds out where the rest of it ends.
     pub(super) fn foresight(&self) -> Foresight {
         Foresight { decoder: self.decoder.clone(), seen: 0 }
+    }
+
+    /// Once the whole body came in, the lines of the fields behind it that go on.
+    pub(super) fn trailers(&self) -> &[u8] {
+        if self.takes_trailers { self.decoder.trailers() } else { b"" }
     }
 
     /// Whether the whole body came in and went out.
@@ -58,12 +67,13 @@ impl Flow {
         let decoded = self.decoder.decode(&mut area[raw.clone()])?;
         rest(&area[raw.start + decoded.used..raw.end]);
         let data = raw.start + decoded.data.start..raw.start + decoded.data.end;
-        Ok(self.encoder.frame(area, data, self.is_received()))
+        let behind = self.is_received().then(|| self.trailers());
+        Ok(self.encoder.frame(area, data, behind))
     }
 
     /// The sender closed its side: what is to go out, if that ends the body.
     pub(super) fn end(&mut self, area: &mut [u8], at: usize) -> Option<Range<usize>> {
-        self.decoder.end().then(|| self.encoder.frame(area, at..at, true))
+        self.decoder.end().then(|| self.encoder.frame(area, at..at, Some(b"")))
     }
 }
 
@@ -131,12 +141,23 @@ impl Outbox {
         &mut self.bytes
     }
 
-    /// Puts a piece of a body behind what there is, framed in `area`, which takes a read.
-    pub(super) fn put_framed(&mut self, area: &mut [u8], encoder: Encoder, bytes: &[u8], last: bool) {
+    /// Puts a piece of a body behind what there is, framed in `area`, which takes a read. If it is the last, `behind` has
+    /// the lines of the fields behind it.
+    pub(super) fn put_framed(
+        &mut self,
+        area: &mut [u8],
+        encoder: Encoder,
+        bytes: &[u8],
+        behind: Option<&[u8]>,
+    ) {
         let data = READ.start..READ.start + bytes.len();
         area[data.clone()].copy_from_slice(bytes);
-        let framed = encoder.frame(area, data, last);
-        self.space().extend_from_slice(&area[framed]);
+        let framed = encoder.frame(area, data, None);
+        let out = self.space();
+        out.extend_from_slice(&area[framed]);
+        if let Some(lines) = behind {
+            encoder.put_end(out, lines);
+        }
     }
 
     /// Makes everything since it was last empty go out once more.
@@ -212,7 +233,7 @@ mod tests {
     #[test]
     fn a_body_is_framed_anew_where_it_lies() {
         let mut flow = Flow::default();
-        flow.begin(Framing::Chunked, Encoder::Chunked);
+        flow.begin(Framing::Chunked, Encoder::Chunked, true);
         let wire = b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\na: b\r\n\r\nNEXT";
         let mut area = vec![0; 32 + wire.len() + 32];
         area[32..32 + wire.len()].copy_from_slice(wire);
@@ -222,11 +243,24 @@ mod tests {
     }
 
     #[test]
+    fn fields_behind_a_body_go_to_who_takes_them() {
+        for (takes, end) in [(true, "0\r\nx-sum: 1\r\n\r\n"), (false, "0\r\n\r\n")] {
+            let mut flow = Flow::default();
+            flow.begin(Framing::Chunked, Encoder::Chunked, takes);
+            let wire = b"1\r\na\r\n0\r\nX-Sum: 1\r\nHost: b\r\n\r\n";
+            let mut area = vec![0; 32 + wire.len() + 32];
+            area[32..32 + wire.len()].copy_from_slice(wire);
+            let framed = flow.reframe(&mut area, 32..32 + wire.len(), |_| ()).unwrap();
+            assert_eq!(area[framed], *format!("1\r\na\r\n{end}").as_bytes());
+        }
+    }
+
+    #[test]
     fn what_follows_a_body_is_not_lost_to_its_new_end() {
         let wire = b"3\r\nabc\r\n0\r\n\r\nNEXT";
         for cut in 1..wire.len() {
             let mut flow = Flow::default();
-            flow.begin(Framing::Chunked, Encoder::Chunked);
+            flow.begin(Framing::Chunked, Encoder::Chunked, true);
             let mut after = Vec::new();
             for piece in [&wire[..cut], &wire[cut..]] {
                 let mut area = vec![0; 32 + wire.len() + 32];

@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::filter::{self, Admitted};
-use super::http1::{Encoder, Field, Framing, RequestHead, ResponseHead, Role, role_of};
+use super::http1::{Encoder, Field, Framing, RequestHead, ResponseHead, Role, role_of, trailers};
 
 /// What a request came in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,7 @@ pub(super) fn to_backend(
                 put_field(out, &field);
             }
             Role::Forwarding => hops = hops.max(filter::hops(&field)),
+            Role::Trailer if head.framing == Framing::Chunked => put_announcement(out, field.value),
             _ => {}
         }
     }
@@ -168,13 +169,37 @@ pub(super) fn to_stream(head: &ResponseHead<'_>, date: &[u8]) -> Response<()> {
     response
 }
 
-/// The fields behind a backend's answer that may go to a client. What a name means in front of a body it does not
-/// mean behind it (RFC 9110 section 6.5.1), so those with a meaning of ours end here.
-pub(super) fn trailers(mut fields: HeaderMap) -> HeaderMap {
-    let refused = |name: &&HeaderName| !matches!(role_of(name.as_str().as_bytes()), Role::Pass);
+/// Those fields behind a body that may pass, if there are some. What a name means in front of a body it does not mean
+/// behind it (RFC 9110 section 6.5.1). Where they answer a call of gRPC, they are its status and what an application
+/// adds to that under names of its own, so only those with a meaning of ours end here.
+pub(super) fn trailers(mut fields: HeaderMap, answer_call: bool) -> Option<HeaderMap> {
+    let passes = |name: &[u8]| match answer_call {
+        true => role_of(name) == Role::Pass,
+        false => trailers::may_follow(name),
+    };
+    let refused = |name: &&HeaderName| !passes(name.as_str().as_bytes());
     let refused: Vec<HeaderName> = fields.keys().filter(refused).cloned().collect();
     refused.into_iter().for_each(|name| drop(fields.remove(name)));
-    fields
+    (!fields.is_empty()).then_some(fields)
+}
+
+/// Fields behind a body as lines of HTTP/1.
+pub(super) fn lines(fields: &HeaderMap) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for (name, value) in fields {
+        trailers::put(&mut lines, name.as_str().as_bytes(), value.as_bytes());
+    }
+    lines
+}
+
+/// Fields behind a body from lines of HTTP/1, if there are some.
+pub(super) fn of_lines(lines: &[u8]) -> Option<HeaderMap> {
+    let mut fields = HeaderMap::new();
+    if !lines.is_empty() {
+        let read = trailers::each(lines, |name, value| append(&mut fields, name.as_bytes(), value));
+        debug_assert_eq!(read, Ok(()), "a decoder wrote them");
+    }
+    (!fields.is_empty()).then_some(fields)
 }
 
 /// Adds a field. One that the parser of HTTP/1 let through fits, but for bytes that HTTP/2 does not carry.
@@ -187,7 +212,7 @@ pub(super) fn append(fields: &mut HeaderMap, name: &[u8], value: &[u8]) {
 /// Whether a field of a backend's answer goes on as it is.
 fn passes_on(head: &ResponseHead<'_>, field: &Field<'_>) -> bool {
     match field.role {
-        Role::HopByHop | Role::Connection | Role::Upgrade => false,
+        Role::HopByHop | Role::Te | Role::Trailer | Role::Connection | Role::Upgrade => false,
         Role::ContentLength | Role::TransferEncoding => false,
         Role::Pass | Role::Date | Role::Host | Role::Expect | Role::Forwarding => {
             !(head.nominates && head.fields.nominate(field.name))
@@ -246,6 +271,16 @@ fn put_connection(out: &mut Vec<u8>, hop: &Hop<'_>) {
 
 fn put_upgrade(out: &mut Vec<u8>, protocol: &str) {
     put(out, &["\r\nconnection: upgrade\r\nupgrade: ", protocol]);
+}
+
+/// Says which fields come behind the body. Some servers drop those that nobody told them of.
+fn put_announcement(out: &mut Vec<u8>, value: &[u8]) {
+    let mut before: &[u8] = b"\r\ntrailer: ";
+    for name in trailers::announced(value) {
+        out.extend_from_slice(before);
+        out.extend_from_slice(name);
+        before = b", ";
+    }
 }
 
 fn put_length(out: &mut Vec<u8>, length: u64) {
@@ -345,6 +380,27 @@ mod tests {
     }
 
     #[test]
+    fn fields_behind_a_body_are_announced_if_they_pass() {
+        let chunks = "Transfer-Encoding: chunked\r\n";
+        let announced = "\r\ntrailer: X-Sum, etag\r\ntransfer-encoding: chunked";
+        check(&format!("Trailer: X-Sum, host, etag\r\n{chunks}"), announced);
+        check(&format!("Trailer: Authorization\r\n{chunks}"), "\r\ntransfer-encoding: chunked");
+    }
+
+    #[test]
+    fn fields_behind_a_body_become_lines_and_lines_fields() {
+        let named = |names: &[&'static str]| {
+            names.iter().map(|name| (name.parse().unwrap(), HeaderValue::from_static("1"))).collect()
+        };
+        let fields: HeaderMap = named(&["x-sum", "host", "my-own", "grpc-status", "authorization"]);
+        let passed = trailers(fields.clone(), false).unwrap();
+        assert_eq!(lines(&passed), b"x-sum: 1\r\ngrpc-status: 1\r\n");
+        assert_eq!(of_lines(&lines(&passed)), Some(passed));
+        assert_eq!(trailers(fields, true), Some(named(&["x-sum", "my-own", "grpc-status", "authorization"])));
+        assert_eq!((trailers(named(&["host"]), false), of_lines(b"")), (None, None));
+    }
+
+    #[test]
     fn fields_that_repeat_stay_apart() {
         check("Cookie: a\r\nCookie:b \r\n", "\r\ncookie: a\r\ncookie: b");
     }
@@ -423,7 +479,7 @@ mod tests {
             prop_assert_eq!(written.framing, head.framing);
             let count = |role| written.fields.iter().filter(|field| field.role == role).count();
             prop_assert_eq!(count(Role::Host), 1);
-            prop_assert_eq!((count(Role::Connection), count(Role::HopByHop)), (0, 0));
+            prop_assert_eq!((count(Role::Connection), count(Role::HopByHop), count(Role::Te)), (0, 0, 0));
             let said = count(Role::ContentLength) + count(Role::TransferEncoding);
             prop_assert!(said <= 1, "{}", String::from_utf8_lossy(&out));
             prop_assert_eq!(written.fields.get("x-forwarded-for"), Some(&b"192.0.2.7"[..]));

@@ -30,7 +30,8 @@ pub(super) const MAX_HOPS: u8 = 10;
 /// this is not worth keeping for a client that does not read.
 pub(super) const MAX_INTERIM_BYTES: usize = 16 * 1024;
 
-/// Bytes of all extensions and trailers of a chunked body. Nobody uses them, so more is an attack.
+/// Bytes of all extensions and trailers of a chunked body. Nobody uses the former, and checksums and signatures are
+/// short, so more is an attack.
 pub(super) const MAX_CHUNK_OVERHEAD: usize = 16 * 1024;
 
 /// Tries of one request, the first included. More would multiply an overload.

@@ -27,7 +27,7 @@ async fn bodies_arrive_as_they_are_sent() {
 }
 
 #[tokio::test]
-async fn chunks_are_cut_anew_and_trailers_end_here() {
+async fn chunks_are_cut_anew_and_what_they_say_beside_data_ends_here() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
     let mut client = stage.connect().await;

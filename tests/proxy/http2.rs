@@ -160,20 +160,6 @@ async fn both_directions_of_a_stream_flow_at_once() {
 }
 
 #[tokio::test]
-async fn fields_behind_a_request_end_here() {
-    let (stage, backend) = in_front_of_http2().await;
-    backend.answer_all(|(request, mut respond)| async move {
-        let (body, trailers) = read(request.into_body()).await.unwrap();
-        reply(&mut respond, &format!("{body} {trailers:?}"));
-    });
-    let mut client = Http2::connect(&stage).await;
-    let (response, mut sending) = client.begin(post("/"), false).await;
-    sending.send_data("x".into(), false).unwrap();
-    sending.send_trailers(trailers(&[("x-mine", "1"), ("x-forwarded-for", "192.0.2.1")])).unwrap();
-    assert_eq!(answer(response).await.unwrap().body, "x None");
-}
-
-#[tokio::test]
 async fn large_bodies_pass_both_ways() {
     for http in [HttpVersion::Http2, HttpVersion::Http1] {
         let (plain, streamed) = (Backend::new().await, Http2Backend::new().await);

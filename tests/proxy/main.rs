@@ -32,5 +32,6 @@ mod tcp;
 mod tls;
 mod tls_http2;
 mod tls_upstream;
+mod trailers;
 mod udp;
 mod upgrade;

@@ -26,7 +26,7 @@ async fn a_request_may_come_byte_by_byte() {
     let mut upstream = backend.accept().await;
     assert!(upstream.read_head().await.starts_with("POST /1 "));
     let mut body = String::new();
-    while !body.ends_with("0\r\n\r\n") {
+    while !body.ends_with("0\r\nx-trailer: 1\r\n\r\n") {
         body += &upstream.read(1).await;
     }
     assert_eq!(unchunked(&body), "abc0123456789a");
@@ -74,10 +74,10 @@ fn unchunked(mut wire: &str) -> String {
         let (size, rest) = wire.split_once("\r\n").unwrap();
         let (piece, rest) = rest.split_at(usize::from_str_radix(size, 16).unwrap());
         data += piece;
-        wire = rest.strip_prefix("\r\n").unwrap();
         if piece.is_empty() {
             return data;
         }
+        wire = rest.strip_prefix("\r\n").unwrap();
     }
 }
 

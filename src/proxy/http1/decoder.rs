@@ -1,9 +1,9 @@
 //! Owns where a body ends: by length, by chunks or by the end of the connection. Bodies are decoded
-//! where they lie. Chunks are checked strictly; their extensions and the trailers end here.
+//! where they lie. Chunks are checked strictly; their extensions end here, and so do trailers that may not pass.
 
 use std::ops::Range;
 
-use super::{Framing, Malformed};
+use super::{Framing, Malformed, trailers};
 use crate::proxy::limits::MAX_CHUNK_OVERHEAD;
 
 /// What is left of a body.
@@ -32,6 +32,8 @@ pub(in crate::proxy) struct Chunked {
     next: Next,
     /// Bytes of extensions and trailers so far.
     overhead: usize,
+    /// Lines of trailers so far; behind the end, of those that may pass.
+    trailers: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +66,9 @@ impl Decoder {
     pub(in crate::proxy) fn new(framing: Framing) -> Self {
         match framing {
             Framing::Length(length) => Self::Length(length),
-            Framing::Chunked => Self::Chunked(Chunked { next: Next::START, overhead: 0 }),
+            Framing::Chunked => {
+                Self::Chunked(Chunked { next: Next::START, overhead: 0, trailers: Vec::new() })
+            }
             Framing::UntilClose => Self::UntilClose,
         }
     }
@@ -75,6 +79,14 @@ impl Decoder {
             Self::Length(left) => *left == 0,
             Self::Chunked(chunked) => chunked.next == Next::Nothing,
             Self::UntilClose => false,
+        }
+    }
+
+    /// Once the body is complete, the lines of the fields behind it that may pass.
+    pub(in crate::proxy) fn trailers(&self) -> &[u8] {
+        match self {
+            Self::Chunked(chunked) if chunked.next == Next::Nothing => &chunked.trailers,
+            Self::Length(_) | Self::Chunked(_) | Self::UntilClose => b"",
         }
     }
 
@@ -117,17 +129,31 @@ impl Chunked {
                     left => Next::Data(left),
                 };
             } else {
-                self.next = self.next.after(bytes[at])?;
+                let after = self.next.after(bytes[at])?;
+                self.keep(after, bytes[at])?;
+                self.next = after;
                 at += 1;
-                if matches!(self.next, Next::Extension(_) | Next::TrailerName | Next::Trailer) {
-                    self.overhead += 1;
-                    if self.overhead > MAX_CHUNK_OVERHEAD {
-                        return Err(Malformed);
-                    }
-                }
             }
         }
         Ok(Decoded { data, used: at })
+    }
+
+    /// Counts a byte of framing that leads to `after`, and keeps it if it is one of a trailer.
+    fn keep(&mut self, after: Next, byte: u8) -> Result<(), Malformed> {
+        match after {
+            Next::Extension(_) => self.overhead += 1,
+            Next::TrailerName | Next::Trailer => {
+                self.overhead += 1;
+                self.trailers.push(byte);
+            }
+            Next::TrailerLineFeed => self.trailers.push(byte),
+            Next::TrailerStart if self.next == Next::TrailerLineFeed => self.trailers.push(byte),
+            Next::Nothing if !self.trailers.is_empty() => {
+                self.trailers = trailers::admitted(&self.trailers)?;
+            }
+            _ => {}
+        }
+        if self.overhead > MAX_CHUNK_OVERHEAD { Err(Malformed) } else { Ok(()) }
     }
 }
 
@@ -162,14 +188,13 @@ impl Next {
     }
 }
 
-/// What an extension or the value of a trailer consists of. Nobody gets to see it, but a control byte in it is a line
-/// end to some.
+/// What an extension or the value of a trailer consists of. A control byte in it is a line end to some.
 fn may_be_in_text(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
 /// What the name of a trailer consists of (RFC 9110 section 5.6.2).
-fn is_token(byte: u8) -> bool {
+pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
@@ -209,6 +234,19 @@ mod tests {
         ) {
             let whole = decode(Framing::Chunked, wire.as_bytes(), wire.len().max(1));
             prop_assert_eq!(decode(Framing::Chunked, wire.as_bytes(), step), whole);
+        }
+    }
+
+    #[test]
+    fn trailers_that_may_pass_are_kept_however_they_are_cut() {
+        let wire = b"1\r\na\r\n0\r\nX-Sum: 1\r\nhost: b\r\nEtag:\"x\"\r\n\r\nNEXT";
+        for step in 1..=wire.len() {
+            let mut decoder = Decoder::new(Framing::Chunked);
+            for piece in wire.chunks(step) {
+                assert!(decoder.is_done() || decoder.trailers().is_empty());
+                decoder.decode(&mut piece.to_vec()).unwrap();
+            }
+            assert_eq!(decoder.trailers(), b"x-sum: 1\r\netag: \"x\"\r\n", "step {step}");
         }
     }
 

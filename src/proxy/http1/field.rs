@@ -19,6 +19,10 @@ pub(in crate::proxy) enum Role {
     TransferEncoding,
     Host,
     Expect,
+    /// It says what its sender takes.
+    Te,
+    /// It says what is behind the body, where that goes on.
+    Trailer,
     Date,
     /// In it a hop tells the next one about the client.
     Forwarding,
@@ -83,13 +87,13 @@ pub(in crate::proxy) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub(in crate::proxy) fn role_of(name: &[u8]) -> Role {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     match name.len() {
-        2 if is("te") => Role::HopByHop,
+        2 if is("te") => Role::Te,
         4 if is("host") => Role::Host,
         4 if is("date") => Role::Date,
         // Servers that make environment variables of fields would take it for a setting of their own ("httpoxy").
         5 if is("proxy") => Role::HopByHop,
         6 if is("expect") => Role::Expect,
-        7 if is("trailer") => Role::HopByHop,
+        7 if is("trailer") => Role::Trailer,
         7 if is("upgrade") => Role::Upgrade,
         9 if is("forwarded") || is("x-real-ip") => Role::Forwarding,
         10 if is("connection") => Role::Connection,
@@ -150,8 +154,9 @@ mod tests {
     #[test]
     fn a_role_does_not_depend_on_case() {
         for (name, role) in [
-            ("TE", Role::HopByHop),
+            ("TE", Role::Te),
             ("Keep-Alive", Role::HopByHop),
+            ("Trailer", Role::Trailer),
             ("Proxy", Role::HopByHop),
             ("HTTP2-Settings", Role::HopByHop),
             ("CONNECTION", Role::Connection),

@@ -7,6 +7,7 @@ mod field;
 mod framing;
 mod request;
 mod response;
+pub(in crate::proxy) mod trailers;
 mod upgrade;
 
 use std::mem::MaybeUninit;

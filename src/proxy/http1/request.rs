@@ -1,7 +1,7 @@
 //! Owns the parsing of a request's head: where its parts are, how its body ends, and whether its
 //! sender keeps the connection. A head that two servers could end differently is refused here.
 
-use super::field::{Fields, Role};
+use super::field::{Fields, Role, tokens};
 use super::framing::{Codings, Framing, Lengths, Persistence};
 use super::{Malformed, Space, upgrade};
 use crate::proxy::limits::MAX_HEAD_BYTES;
@@ -27,6 +27,8 @@ pub(in crate::proxy) struct RequestHead<'a> {
     pub(in crate::proxy) expects_continue: bool,
     /// Whether the client wants to keep the connection and we may.
     pub(in crate::proxy) keeps: bool,
+    /// Whether it takes fields behind the body of the response. Who does not say so may lose its place there.
+    pub(in crate::proxy) takes_trailers: bool,
     /// The protocol it wants to switch the connection to, if that is one we pass on.
     pub(in crate::proxy) upgrade: Option<&'a str>,
 }
@@ -86,6 +88,10 @@ impl<'a> RequestHead<'a> {
         let framing = match head.framing {
             _ if !has_body => Framing::Length(0),
             Framing::Length(_) if !head.states_length => Framing::Chunked,
+            // Only chunks have room behind them.
+            Framing::Length(_) if head.fields.iter().any(|field| field.role == Role::Trailer) => {
+                Framing::Chunked
+            }
             stated => stated,
         };
         Ok(Self { pseudo: Some(pseudo), framing, upgrade: None, ..head })
@@ -94,11 +100,13 @@ impl<'a> RequestHead<'a> {
     fn interpret(method: &'a str, target: &'a str, minor: u8, fields: Fields<'a>) -> Result<Self, HeadFault> {
         let (mut lengths, mut codings) = (Lengths::default(), Codings::default());
         let (mut persistence, mut expects, mut upgrades) = (Persistence::default(), false, false);
+        let mut takes_trailers = false;
         for field in fields.iter() {
             match field.role {
                 Role::ContentLength => lengths.add(field.value)?,
                 Role::TransferEncoding => codings.add(field.value),
                 Role::Expect => expects = true,
+                Role::Te => takes_trailers |= takes_trailers_by(field.value),
                 Role::Upgrade => upgrades = true,
                 Role::Connection => persistence.add(field.value),
                 _ => {}
@@ -121,9 +129,14 @@ impl<'a> RequestHead<'a> {
             expects_continue: expects && minor > 0,
             // With both, chunks count (RFC 9112 section 6.3), and who sent both is not trusted further.
             keeps: persistence.keeps(minor) && !(codings.any() && length.is_some()),
+            takes_trailers: takes_trailers && minor > 0,
             upgrade: upgrade.filter(|protocol| upgrade::may_be_asked(protocol)),
         })
     }
+}
+
+fn takes_trailers_by(te: &[u8]) -> bool {
+    tokens(te).any(|token| token.eq_ignore_ascii_case(b"trailers"))
 }
 
 fn framing(codings: &Codings, length: Option<u64>, minor: u8) -> Result<Framing, HeadFault> {

@@ -14,8 +14,9 @@ const UNIMPLEMENTED: &str = "12";
 const INTERNAL: &str = "13";
 const UNAVAILABLE: &str = "14";
 
-/// Whether a request with these fields is a call of gRPC. Its kin for browsers is not: that is plain HTTP.
-pub(super) fn is_call(fields: &HeaderMap) -> bool {
+/// Whether a request with these fields is a call of gRPC, or a response the answer to one. Its kin for browsers is not:
+/// that is plain HTTP.
+pub(in crate::proxy) fn is_call(fields: &HeaderMap) -> bool {
     let Some(kind) = fields.get(header::CONTENT_TYPE) else { return false };
     let rest = kind.as_bytes().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))

@@ -64,10 +64,10 @@ pub(in crate::proxy) fn request_of(head: &[u8], scheme: Scheme) -> Result<Reques
     for field in parsed.headers.iter() {
         match role_of(field.name.as_bytes()) {
             Role::Host => host = Some(field.value),
-            Role::Pass | Role::Date | Role::ContentLength | Role::Forwarding => {
+            Role::Pass | Role::Date | Role::ContentLength | Role::Forwarding | Role::Trailer => {
                 headers::append(&mut fields, field.name.as_bytes(), field.value);
             }
-            Role::HopByHop | Role::Connection | Role::Upgrade => {}
+            Role::HopByHop | Role::Te | Role::Connection | Role::Upgrade => {}
             Role::TransferEncoding | Role::Expect => {}
         }
     }

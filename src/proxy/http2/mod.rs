@@ -13,9 +13,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 
+use super::headers;
 use super::relay::{Broken, Part};
 
 pub(super) use connection::serve;
+pub(super) use grpc::is_call;
 
 /// How a client that speaks HTTP/2 without asking begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -41,23 +43,34 @@ pub(super) fn beginning(bytes: &[u8]) -> Beginning {
 }
 
 /// The next part of what a peer sends. Its window opens again as the part is taken: no second one is before the
-/// first went on.
-pub(super) fn poll_part(incoming: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Part, h2::Error>> {
-    let part = ready!(poll_ahead(incoming, cx))?;
+/// first went on. `answers_call` says that it is an answer of gRPC.
+pub(super) fn poll_part(
+    incoming: &mut RecvStream,
+    cx: &mut Context<'_>,
+    answers_call: bool,
+) -> Poll<Result<Part, h2::Error>> {
+    let part = ready!(poll_ahead(incoming, cx, answers_call))?;
     take(incoming, &part);
     Poll::Ready(Ok(part))
 }
 
 /// The same, but its window opens only when the part is taken. So what is read ahead takes no more memory than what is
 /// not read at all.
-fn poll_ahead(incoming: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Part, h2::Error>> {
+fn poll_ahead(
+    incoming: &mut RecvStream,
+    cx: &mut Context<'_>,
+    answers_call: bool,
+) -> Poll<Result<Part, h2::Error>> {
     match ready!(incoming.poll_data(cx)) {
         Some(bytes) => {
             let bytes = bytes?;
             let last = incoming.is_end_stream();
             Poll::Ready(Ok(Part::Data { bytes, last }))
         }
-        None => incoming.poll_trailers(cx).map_ok(Part::End),
+        None => {
+            let trailers = ready!(incoming.poll_trailers(cx))?;
+            Poll::Ready(Ok(Part::End(trailers.and_then(|fields| headers::trailers(fields, answers_call)))))
+        }
     }
 }
 

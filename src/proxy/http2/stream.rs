@@ -189,7 +189,7 @@ impl Party for Stream {
         // A body that is broken cost the client its stream already.
         let part = match self.ahead.pop_front() {
             Some(part) => part,
-            None => ready!(super::poll_ahead(&mut self.body, cx)).map_err(|_| Broken::Gone)?,
+            None => ready!(super::poll_ahead(&mut self.body, cx, false)).map_err(|_| Broken::Gone)?,
         };
         super::take(&mut self.body, &part);
         self.client.stream_received(part.length());
@@ -205,10 +205,6 @@ impl Party for Stream {
         let Some(answer) = &mut self.answer else { return Err(Broken::Gone) };
         self.gauge.earn(FRAME_CREDIT_PER_PIECE);
         self.client.stream_sent(part.length());
-        let part = match part {
-            Part::End(Some(trailers)) => Part::End(Some(headers::trailers(trailers))),
-            part => part,
-        };
         super::put(answer, part)
     }
 
@@ -242,7 +238,7 @@ impl ClientSide for Stream {
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
         while self.client.awaits_end()
             && !self.awaits_continue
-            && let Poll::Ready(Ok(part)) = super::poll_ahead(&mut self.body, cx)
+            && let Poll::Ready(Ok(part)) = super::poll_ahead(&mut self.body, cx, false)
         {
             if part.is_last() {
                 self.client.end_upload();

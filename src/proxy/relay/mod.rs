@@ -18,6 +18,7 @@ use http::HeaderMap;
 
 use super::account::Account;
 use super::client::{Client, Expiry, Phase};
+use super::headers;
 use super::http1::{Asked, Framing, ResponseHead};
 use super::service::{self, Delivery, Failure, Stop, Way};
 use super::upstream::Fault;
@@ -52,12 +53,13 @@ impl Part {
         matches!(self, Self::End(_) | Self::Data { last: true, .. })
     }
 
-    /// Its bytes and whether it is the last part, as HTTP/1 carries it: fields behind a body go only to those who
-    /// asked for them.
-    fn into_plain(self) -> (Bytes, bool) {
+    /// Its bytes and, if it is the last part, the lines of the fields behind it, as HTTP/1 carries it.
+    fn into_plain(self) -> (Bytes, Option<Vec<u8>>) {
         match self {
-            Self::Data { bytes, last } => (bytes, last),
-            Self::End(_) => (Bytes::new(), true),
+            Self::Data { bytes, last } => (bytes, last.then(Vec::new)),
+            Self::End(fields) => {
+                (Bytes::new(), Some(fields.as_ref().map(headers::lines).unwrap_or_default()))
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{BackendSide, Broken, Errand, Part, Party};
 use crate::proxy::flow::Outbox;
+use crate::proxy::headers;
 use crate::proxy::http1::{Asked, Decoder, Encoder, Framing, ResponseHead};
 use crate::proxy::scratch::READ;
 use crate::proxy::service::Reached;
@@ -61,7 +62,7 @@ impl Party for PlainBackend<'_> {
         let area = &mut worker.scratch.borrow_mut().area;
         loop {
             if self.decoder.is_done() {
-                return Poll::Ready(Ok(Part::End(None)));
+                return Poll::Ready(Ok(Part::End(headers::of_lines(self.decoder.trailers()))));
             }
             let length = if self.kept.is_empty() {
                 let read = self.reached.upstream.poll_read(cx, &mut area[READ]);
@@ -77,7 +78,8 @@ impl Party for PlainBackend<'_> {
             }
             let bytes = self.take(area, length)?;
             if !bytes.is_empty() {
-                return Poll::Ready(Ok(Part::Data { bytes, last: self.decoder.is_done() }));
+                let last = self.decoder.is_done() && self.decoder.trailers().is_empty();
+                return Poll::Ready(Ok(Part::Data { bytes, last }));
             }
         }
     }
@@ -88,10 +90,10 @@ impl Party for PlainBackend<'_> {
     }
 
     fn put(&mut self, part: Part) -> Result<(), Broken> {
-        let (bytes, last) = part.into_plain();
+        let (bytes, behind) = part.into_plain();
         let area = &mut self.worker.scratch.borrow_mut().area;
-        self.out.put_framed(area, self.encoder, &bytes, last);
-        self.is_asked |= last;
+        self.out.put_framed(area, self.encoder, &bytes, behind.as_deref());
+        self.is_asked |= behind.is_some();
         Ok(())
     }
 

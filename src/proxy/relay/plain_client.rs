@@ -33,12 +33,14 @@ impl<'a> PlainClient<'a> {
 impl Party for PlainClient<'_> {
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, Broken>> {
         loop {
-            if self.connection.upload.is_received() {
-                return Poll::Ready(Ok(Part::End(None)));
+            let upload = &self.connection.upload;
+            if upload.is_received() {
+                return Poll::Ready(Ok(Part::End(headers::of_lines(upload.trailers()))));
             }
             let bytes = ready!(self.connection.poll_body(cx))?;
             if !bytes.is_empty() {
-                let last = self.connection.upload.is_received();
+                let upload = &self.connection.upload;
+                let last = upload.is_received() && upload.trailers().is_empty();
                 return Poll::Ready(Ok(Part::Data { bytes, last }));
             }
         }
@@ -50,10 +52,11 @@ impl Party for PlainClient<'_> {
     }
 
     fn put(&mut self, part: Part) -> Result<(), Broken> {
-        let (bytes, last) = part.into_plain();
+        let (bytes, behind) = part.into_plain();
         if self.has_body {
+            let behind = behind.map(|lines| if self.request.takes_trailers { lines } else { Vec::new() });
             let area = &mut self.connection.worker.scratch.borrow_mut().area;
-            self.connection.download.out.put_framed(area, self.encoder, &bytes, last);
+            self.connection.download.out.put_framed(area, self.encoder, &bytes, behind.as_deref());
         }
         Ok(())
     }

@@ -19,6 +19,8 @@ pub(super) struct StreamBackend {
     response: ResponseFuture,
     outgoing: SendStream<Bytes>,
     incoming: Option<RecvStream>,
+    /// It answers as gRPC does.
+    is_call: bool,
     /// Its place on the connection, which others may take when this is dropped.
     _berth: Berth,
 }
@@ -28,14 +30,20 @@ impl StreamBackend {
     pub(super) fn send(berth: Berth, errand: &Errand<'_>) -> Result<Result<Self, Fault>, Stop> {
         let request = head::request_of(errand.head, berth.scheme()).map_err(Stop::Rescue)?;
         let sent = berth.send(request, errand.framing == Framing::Length(0));
-        Ok(sent.map(|(response, outgoing)| Self { response, outgoing, incoming: None, _berth: berth }))
+        Ok(sent.map(|(response, outgoing)| Self {
+            response,
+            outgoing,
+            incoming: None,
+            is_call: false,
+            _berth: berth,
+        }))
     }
 }
 
 impl Party for StreamBackend {
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, Broken>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(Err(Broken::Gone)) };
-        http2::poll_part(incoming, cx).map_err(|_| Broken::Gone)
+        http2::poll_part(incoming, cx, self.is_call).map_err(|_| Broken::Gone)
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Broken>> {
@@ -43,8 +51,6 @@ impl Party for StreamBackend {
     }
 
     fn put(&mut self, part: Part) -> Result<(), Broken> {
-        // Fields behind a body end here: nobody looks at them as at those in front of it, and gRPC sends none.
-        let part = if let Part::End(_) = part { Part::End(None) } else { part };
         http2::put(&mut self.outgoing, part)
     }
 
@@ -65,6 +71,7 @@ impl BackendSide for StreamBackend {
         let (parts, incoming) = response.into_parts();
         let ends = incoming.is_end_stream();
         self.incoming = Some(incoming);
+        self.is_call = http2::is_call(&parts.headers);
         let accepted = head::with_response(&parts, asked, !ends, |head| accept(head, ends));
         Poll::Ready(accepted.map_err(Fault::from))
     }
