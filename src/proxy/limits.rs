@@ -69,6 +69,17 @@ pub(super) const LINK_IDLE: Duration = Duration::from_secs(60);
 /// one to a host that vanished must not live on as long as the kernel would let it, which is a quarter of an hour.
 pub(super) const LINK_SILENCE: Duration = Duration::from_secs(5);
 
+/// How long a backend may send nothing at all while streams are open, before it is asked whether it is there (PING), and
+/// how long it may be silent to that. It is not lost before twice the first has passed: a process that collects its
+/// garbage, or was stopped for a moment, goes on after it.
+pub(super) const LINK_PING_AFTER: Duration = Duration::from_secs(10);
+/// See `LINK_PING_AFTER`.
+pub(super) const LINK_PING_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a backend that answered a ping and still sends nothing of an answer is not asked again. Servers of gRPC take
+/// it for abuse when somebody asks more often, and end the connection.
+pub(super) const LINK_PING_EVERY: Duration = Duration::from_secs(300);
+
 /// Streams that we reset on a connection to a backend and of which frames may still come. Clients cancel, and what the
 /// backend sent meanwhile is no mistake of its.
 pub(super) const MAX_RESETS_REMEMBERED: usize = 1024;

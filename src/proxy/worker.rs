@@ -337,7 +337,9 @@ impl Worker {
         let limits = if self.level.get() > Level::Calm { &self.tight_limits } else { &self.limits };
         self.follow_snapshot(now);
         let (draining, deserted) = (self.draining.get(), self.deserted.borrow());
-        let leaving = |client: &Client| draining.or_else(|| deserted.get(&client.port).copied());
+        // How long an idle client may stay while memory runs out, the tight limits say.
+        let short = (self.level.get() >= Level::Leaving).then_some(now);
+        let leaving = |client: &Client| draining.or_else(|| deserted.get(&client.port).copied()).or(short);
         self.clients.borrow_mut().retain(|client| {
             let client = client.upgrade();
             client.iter().for_each(|client| client.tick(now, limits, leaving(client)));

@@ -68,6 +68,35 @@ async fn a_full_connection_gets_a_second_one_beside_it() {
 }
 
 #[tokio::test]
+async fn a_backend_gets_no_more_connections_than_it_may() {
+    const MAX_LINKS: usize = 16;
+    let mut settings = h2::server::Builder::new();
+    settings.max_concurrent_streams(1);
+    let backend = Http2Backend::with(settings).await;
+    let stage = Stage::with(h2c(), &[backend.address]).await;
+    // Behind the head of an answer the proxy knows how many streams there may be.
+    let connections = backend.answer_all(|(_request, mut respond)| async move {
+        let _sending = respond.send_response(Response::new(()), false).unwrap();
+        std::future::pending::<()>().await;
+    });
+    let mut client = Http2::connect(&stage).await;
+    let mut under_way = Vec::new();
+    for _ in 0..MAX_LINKS {
+        let (response, _) = client.begin(get("/"), true).await;
+        under_way.push(soon(response).await.unwrap());
+    }
+    let refused = client.ask(get("/")).await;
+    assert_eq!((refused.status, refused.field("x-guideway-reason")), (502, "connect_failed"));
+    assert_eq!(connections.load(Ordering::SeqCst), MAX_LINKS);
+    assert_eq!(stage.series(&retries("unprocessed")), 1.0);
+    // A place that is given up is taken by the next one.
+    under_way.pop();
+    let (response, _) = client.begin(get("/"), true).await;
+    assert_eq!(soon(response).await.unwrap().status(), 200);
+    assert_eq!(connections.load(Ordering::SeqCst), MAX_LINKS);
+}
+
+#[tokio::test]
 async fn a_client_that_cancels_ends_the_backends_stream_alone() {
     let (stage, backend) = in_front_of_http2().await;
     let mut client = Http2::connect(&stage).await;

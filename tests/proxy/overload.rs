@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use guideway::proxy::{MemoryProbe, MemoryUse};
 
 use super::stage::{Backend, Peer, Setup, Stage, ok};
+use super::streams::{
+    END_HEADERS, END_STREAM, HEADERS, Http2, PSEUDO, RawHttp2, answer, block, frame, get, soon,
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const LEVEL: &str = "guideway_overload_level";
@@ -115,4 +118,67 @@ async fn requests_are_refused_and_newcomers_sent_away_until_there_is_memory_agai
     let mut client = served(&stage).await;
     client.write(GET).await;
     assert!(!client.read_response().await.0.contains("connection: close"));
+}
+
+/// A client of HTTP/2 whose first request was answered.
+async fn streaming(stage: &Stage) -> Http2 {
+    let mut client = Http2::connect(stage).await;
+    assert_eq!(client.ask(get("/")).await.body, "ok");
+    client
+}
+
+/// Waits until a client of HTTP/2 heard that it is to leave.
+async fn is_told_to_leave(client: &Http2) {
+    let told = async {
+        while client.sender.clone().ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(told).await;
+}
+
+#[tokio::test]
+async fn clients_of_http_2_are_asked_to_leave_at_once_and_finish_what_they_began() {
+    let backend = Backend::new().await;
+    let (stage, memory) = stage(&backend).await;
+    let mut busy = Http2::connect(&stage).await;
+    let (response, _) = busy.begin(get("/"), true).await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    backend.answer_all("ok");
+    let idle = streaming(&stage).await;
+    let mut silent = RawHttp2::connect(&stage).await;
+    memory.set(&stage, 92, 2.0).await;
+    let begun = Instant::now();
+    is_told_to_leave(&idle).await;
+    is_told_to_leave(&busy).await;
+    assert_eq!(silent.goodbye().await, Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(3), "that is before an idle client would be sent away");
+    server.write(&ok("what was begun is finished")).await;
+    assert_eq!(answer(response).await.unwrap().body, "what was begun is finished");
+}
+
+#[tokio::test]
+async fn streams_are_refused_while_there_is_no_memory() {
+    let backend = Backend::new().await;
+    let (stage, memory) = stage(&backend).await;
+    let request = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&PSEUDO));
+    let mut client = RawHttp2::connect(&stage).await;
+    client.write(&request(1)).await;
+    let mut server = backend.accept().await;
+    server.read_head().await;
+    backend.answer_all("ok");
+    memory.set(&stage, 95, 3.0).await;
+    assert_eq!(client.goodbye().await, Some(0));
+    // Where the goodbye is still on its way, a client begins one more.
+    client.write(&request(3)).await;
+    assert_eq!(client.next(HEADERS).await.unwrap().0, 3);
+    let rescued = "guideway_rescued_total{namespace=\"shop\",pool=\"web\",reason=\"overloaded\"}";
+    stage.settles(rescued, 1.0).await;
+    assert!(stage.connect().await.is_closed().await, "newcomers are sent away, whatever they would speak");
+    server.write(&ok("begun before")).await;
+    assert_eq!(client.next(HEADERS).await.unwrap().0, 1);
+    drop(server);
+    memory.set(&stage, 50, 0.0).await;
+    assert_eq!(Http2::connect(&stage).await.ask(get("/")).await.body, "ok");
 }

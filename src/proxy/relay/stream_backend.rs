@@ -22,7 +22,7 @@ pub(super) struct StreamBackend {
     /// It answers as gRPC does.
     is_call: bool,
     /// Its place on the connection, which others may take when this is dropped.
-    _berth: Berth,
+    berth: Berth,
 }
 
 impl StreamBackend {
@@ -35,7 +35,7 @@ impl StreamBackend {
             outgoing,
             incoming: None,
             is_call: false,
-            _berth: berth,
+            berth,
         }))
     }
 }
@@ -43,7 +43,9 @@ impl StreamBackend {
 impl Party for StreamBackend {
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Part, Broken>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(Err(Broken::Gone)) };
-        http2::poll_part(incoming, cx, self.is_call).map_err(|_| Broken::Gone)
+        let part = ready!(http2::poll_part(incoming, cx, self.is_call)).map_err(|_| Broken::Gone)?;
+        self.berth.answer();
+        Poll::Ready(Ok(part))
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Broken>> {
@@ -68,6 +70,7 @@ impl BackendSide for StreamBackend {
         accept: impl FnOnce(&ResponseHead<'_>, bool) -> T,
     ) -> Poll<Result<T, Fault>> {
         let response = ready!(Pin::new(&mut self.response).poll(cx)).map_err(|error| fault_of(&error))?;
+        self.berth.answer();
         let (parts, incoming) = response.into_parts();
         let ends = incoming.is_end_stream();
         self.incoming = Some(incoming);

@@ -3,6 +3,7 @@
 
 mod connection;
 mod patience;
+mod pulse;
 mod shared;
 
 use std::cell::{Cell, RefCell};

@@ -2,6 +2,7 @@
 //! each driven by a task of its own. A request has a place on one, and no other notices how it ends.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Context;
 use std::time::Instant;
@@ -10,9 +11,12 @@ use bytes::Bytes;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use http::uri::Scheme;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::spawn_local;
 
+use super::pulse::{self, Heard, Signs};
 use super::{Fault, Slot};
 use crate::metrics::RetryReason;
 use crate::proxy::limits::{
@@ -33,7 +37,7 @@ pub(super) struct Links {
 #[derive(Debug)]
 pub(super) struct Link {
     sender: SendRequest<Bytes>,
-    streams: Cell<usize>,
+    signs: Rc<Signs>,
     /// What it is, as URIs name it.
     scheme: Scheme,
     /// It served a request before.
@@ -87,7 +91,7 @@ impl Links {
     /// Since when no request is under way, if none is.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let open = self.open.borrow();
-        let is_idle = open.iter().all(|link| link.streams.get() == 0);
+        let is_idle = open.iter().all(|link| link.signs.streams.get() == 0);
         is_idle.then(|| open.iter().map(|link| link.idle_since.get()).max()).flatten()
     }
 
@@ -103,17 +107,14 @@ impl Link {
 
     /// Begins to use a connection, which from then on is driven by a task that ends with it.
     pub(super) async fn begin(transport: Transport) -> Result<Self, RetryReason> {
-        socket::probe(transport.tcp());
-        // Without it the kernel's own patience counts, which is only longer.
-        let _ = SockRef::from(transport.tcp()).set_tcp_user_timeout(Some(LINK_SILENCE));
+        guard(transport.tcp());
         let scheme = if transport.is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
-        let (sender, connection) = handshake(transport).await.map_err(|_| RetryReason::ConnectFailed)?;
-        spawn_local(async move {
-            // How it ended is seen by each of its streams.
-            let _ = connection.await;
-        });
-        let (streams, used) = (Cell::new(0), Cell::new(false));
-        Ok(Self { sender, streams, scheme, used, idle_since: Cell::new(Instant::now()) })
+        let (address, signs) = (transport.tcp().peer_addr().ok(), Rc::<Signs>::default());
+        let heard = Heard::new(transport, signs.clone());
+        let (sender, connection) = handshake(heard).await.map_err(|_| RetryReason::ConnectFailed)?;
+        spawn_local(drive(connection, signs.clone(), address));
+        let (used, idle_since) = (Cell::new(false), Cell::new(Instant::now()));
+        Ok(Self { sender, signs, scheme, used, idle_since })
     }
 
     /// Whether the backend takes requests here: neither has it said goodbye, nor is the connection lost.
@@ -123,17 +124,42 @@ impl Link {
     }
 
     fn has_room(&self) -> bool {
-        self.streams.get() < self.sender.current_max_send_streams().min(MAX_STREAMS_PER_LINK)
+        self.signs.streams.get() < self.sender.current_max_send_streams().min(MAX_STREAMS_PER_LINK)
     }
 
     fn is_idle(&self, now: Instant) -> bool {
-        self.streams.get() == 0 && now.saturating_duration_since(self.idle_since.get()) >= LINK_IDLE
+        self.signs.streams.get() == 0 && now.saturating_duration_since(self.idle_since.get()) >= LINK_IDLE
     }
 }
 
-async fn handshake(
-    transport: Transport,
-) -> Result<(SendRequest<Bytes>, Connection<Transport, Bytes>), h2::Error> {
+/// Lets the kernel notice a host that vanished.
+fn guard(stream: &TcpStream) {
+    socket::probe(stream);
+    // Without it the kernel's own patience counts, which is only longer.
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(LINK_SILENCE));
+}
+
+/// Carries frames until the connection has ended or nobody is at its other end. How it ended is seen by each of its
+/// streams.
+async fn drive(
+    mut connection: Connection<Heard<Transport>, Bytes>,
+    signs: Rc<Signs>,
+    address: Option<SocketAddr>,
+) {
+    let pings = connection.ping_pong().expect("nobody else asked for it");
+    tokio::select! {
+        biased;
+        _ = connection => {}
+        () = pulse::lost(&signs, pings) => {
+            let requests = signs.streams.get();
+            tracing::warn!(?address, requests, "a backend sends nothing, not even an answer to a ping; what it was asked is lost");
+        }
+    }
+}
+
+async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
+    transport: T,
+) -> Result<(SendRequest<Bytes>, Connection<T, Bytes>), h2::Error> {
     h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
@@ -151,9 +177,14 @@ async fn handshake(
 
 impl Berth {
     fn new(slot: Rc<Slot>, link: Rc<Link>) -> Self {
-        link.streams.set(link.streams.get() + 1);
+        link.signs.streams.update(|streams| streams + 1);
         let was_used = link.used.replace(true);
         Self { slot, link, was_used }
+    }
+
+    /// Part of the answer came.
+    pub(in crate::proxy) fn answer(&self) {
+        self.link.signs.answer();
     }
 
     /// Whether the connection served a request before.
@@ -179,7 +210,62 @@ impl Berth {
 
 impl Drop for Berth {
     fn drop(&mut self) {
-        self.link.streams.set(self.link.streams.get() - 1);
+        self.link.signs.streams.update(|streams| streams - 1);
         self.link.idle_since.set(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::balance::backend::Backend;
+
+    /// A connection to a backend that takes whatever comes, and the task that ends with it.
+    async fn connected() -> (Link, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let served = spawn_local(async {
+            let mut connection = h2::server::handshake(far.unwrap().0).await.unwrap();
+            while let Some(Ok(_)) = connection.accept().await {}
+        });
+        (Link::begin(Transport::Plain(near.unwrap())).await.unwrap(), served)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_is_closed_after_a_while() {
+        let backend = Backend {
+            id: "b".into(),
+            group: "stable".into(),
+            name: "b".into(),
+            address: "127.0.0.1:1".parse().unwrap(),
+            http: crate::balance::backend::HttpVersion::Http2,
+        };
+        let slot = Rc::new(Slot::new(Arc::new(backend)));
+        let links = Links::default();
+        let test = async {
+            let (link, served) = connected().await;
+            let berth = links.add(&slot, link, true);
+            assert!(links.tidy(Instant::now() + LINK_IDLE * 2), "it is in use");
+            drop(berth);
+            let now = Instant::now();
+            assert!(links.tidy(now + LINK_IDLE - Duration::from_secs(1)));
+            assert!(!links.tidy(now + LINK_IDLE));
+            served.await.unwrap();
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn the_kernel_gives_a_host_up_that_does_not_acknowledge() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        guard(&stream);
+        assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(LINK_SILENCE));
     }
 }
