@@ -8,6 +8,7 @@ mod holder;
 mod index;
 mod lease;
 mod manifests;
+mod protocols;
 mod replica;
 mod secrets;
 mod status;
