@@ -732,7 +732,7 @@ mod tests {
         let names: Vec<&str> = it.secured[0].secret_names().map(|name| &**name).collect();
         assert_eq!(names, ["b", "a"]);
         let pair = pair(&["client.test"]);
-        let identity = certificate(pair.chain.as_bytes(), pair.key.as_bytes(), None).unwrap();
+        let identity = certificate(pair.chain.as_bytes(), pair.key.as_bytes(), None).unwrap().certificate;
         let ca = Arc::new(authorities(authority("a").as_bytes()).unwrap());
         let equipped = |lacking, certificates: &[&Arc<Certificate>], ca: Option<&Arc<CaBundle>>| {
             let certificates = certificates.iter().copied().cloned().collect();

@@ -1,7 +1,7 @@
 //! Owns the way from PEM to what Guideway shows and trusts: a certificate is served only with the key that belongs to
 //! it. No message repeats a byte of its input, for it may be a key.
 
-mod ocsp;
+pub(crate) mod ocsp;
 mod secret;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -100,6 +100,11 @@ pub enum Reason {
     /// Nothing that is a response.
     #[error("is no OCSP response in DER; fetch it anew, or leave it out")]
     NoOcspResponse,
+    /// A response on another certificate.
+    #[error(
+        "is an OCSP response on another certificate, or by another issuer; fetch it anew, or leave it out"
+    )]
+    ForeignOcsp,
     /// A response that says nothing about the certificate.
     #[error("is an OCSP response of status {status}, which is a refusal; fetch it anew, or leave it out")]
     OcspRefusal {
@@ -111,16 +116,24 @@ pub enum Reason {
     Unreadable(Arc<str>),
 }
 
-/// A certificate with its key, from PEM, and the issuer's word on it, from DER; or all that is wrong with them.
-pub fn certificate(chain: &[u8], key: &[u8], ocsp: Option<&[u8]>) -> Result<Arc<Certificate>, Vec<Fault>> {
+/// A certificate that may be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The certificate.
+    pub certificate: Arc<Certificate>,
+    /// Why it is shown without the issuer's word that lay beside it. Clients ask for themselves then, or do without.
+    pub unstapled: Option<Fault>,
+}
+
+/// A certificate with its key, from PEM, and the issuer's word on it, from DER; or all that is wrong with the first two.
+pub fn certificate(chain: &[u8], key: &[u8], ocsp: Option<&[u8]>) -> Result<Checked, Vec<Fault>> {
     let mut faults = Vec::new();
     let chain = told(Part::Chain, read_chain(chain), &mut faults);
     let key = told(Part::Key, read_key(key), &mut faults);
-    let ocsp = told(Part::Ocsp, ocsp.map(ocsp::response).transpose(), &mut faults);
-    match (chain, key, ocsp) {
-        (Some(chain), Some(key), Some(ocsp)) => together(chain, key, ocsp),
-        _ => Err(faults),
-    }
+    let (Some(chain), Some(key)) = (chain, key) else { return Err(faults) };
+    let ocsp = ocsp.map(|der| ocsp::response(der, &chain)).transpose();
+    let ocsp = told(Part::Ocsp, ocsp, &mut faults).flatten();
+    Ok(Checked { certificate: together(chain, key, ocsp)?, unstapled: faults.pop() })
 }
 
 /// The authorities in `pem`, at least one.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use k8s_openapi::ByteString;
 
-use super::{Fault, Part, Reason, authorities, certificate};
-use crate::balance::tls::{CaBundle, Certificate};
+use super::{Checked, Fault, Part, Reason, authorities, certificate};
+use crate::balance::tls::CaBundle;
 
 impl Part {
     /// The key of a Secret under which the part stands. Those of `kubernetes.io/tls` are the type's, `ca.crt` is what
@@ -27,7 +27,7 @@ impl Part {
 #[derive(Clone, PartialEq)]
 pub struct SecretCredentials {
     /// To show to others.
-    pub certificate: Result<Arc<Certificate>, Vec<Fault>>,
+    pub certificate: Result<Checked, Vec<Fault>>,
     /// To know others by.
     pub authorities: Result<Arc<CaBundle>, Vec<Fault>>,
 }

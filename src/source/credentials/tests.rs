@@ -7,6 +7,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ED25519, date_time_ymd,
 };
 
+use super::ocsp::tests::response_on;
 use super::*;
 
 /// A certificate and its key in PEM.
@@ -42,7 +43,7 @@ pub(crate) fn authority(name: &str) -> String {
     issuer(name).pem()
 }
 
-fn issuer(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+pub(super) fn issuer(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -50,7 +51,7 @@ fn issuer(name: &str) -> CertifiedIssuer<'static, KeyPair> {
 }
 
 fn read(pair: &Pair) -> Result<Arc<Certificate>, Vec<Fault>> {
-    certificate(pair.chain.as_bytes(), pair.key.as_bytes(), None)
+    certificate(pair.chain.as_bytes(), pair.key.as_bytes(), None).map(|it| it.certificate)
 }
 
 fn faults<T>(result: Result<T, Vec<Fault>>) -> Vec<String> {
@@ -176,21 +177,28 @@ fn a_key_that_cannot_sign_is_told() {
 }
 
 #[test]
-fn an_ocsp_response_goes_along_and_a_bad_one_is_refused() {
-    let good = pair(&["a.test"]);
-    let with = |ocsp: &[u8]| certificate(good.chain.as_bytes(), good.key.as_bytes(), Some(ocsp));
-    let response = [0x30, 7, 0x0a, 1, 0, 0xa0, 2, b'o', b'k'];
-    assert_eq!(with(&response).unwrap().ocsp.as_deref(), Some(&response[..]));
-    assert_eq!(
-        faults(with(b"garbage")),
-        ["tls.ocsp-staple: is no OCSP response in DER; fetch it anew, or leave it out"]
-    );
-    assert_eq!(
-        faults(with(&[0x30, 3, 0x0a, 1, 3])),
-        [
-            "tls.ocsp-staple: is an OCSP response of status 3, which is a refusal; fetch it anew, or leave it out"
-        ]
-    );
+fn an_ocsp_response_goes_along_and_a_bad_one_is_left_out() {
+    let (good, other) = (pair(&["a.test"]), pair(&["a.test"]));
+    let with = |ocsp: &[u8]| certificate(good.chain.as_bytes(), good.key.as_bytes(), Some(ocsp)).unwrap();
+    let response = response_on(&good.chain);
+    let stapled = with(&response);
+    assert_eq!((stapled.certificate.ocsp.as_deref(), stapled.unstapled), (Some(&response[..]), None));
+    for (ocsp, fault) in [
+        (&b"garbage"[..], "is no OCSP response in DER; fetch it anew, or leave it out"),
+        (b"", "is empty; put its content in"),
+        (
+            &[0x30, 3, 0x0a, 1, 3],
+            "is an OCSP response of status 3, which is a refusal; fetch it anew, or leave it out",
+        ),
+        (
+            &response_on(&other.chain),
+            "is an OCSP response on another certificate, or by another issuer; fetch it anew, or leave it out",
+        ),
+    ] {
+        let Checked { certificate, unstapled } = with(ocsp);
+        assert_eq!(unstapled.unwrap().to_string(), format!("tls.ocsp-staple: {fault}"));
+        assert_eq!((&*certificate.names[0], &certificate.ocsp), ("a.test", &None));
+    }
 }
 
 #[test]
@@ -226,7 +234,7 @@ fn a_secret_is_read_for_each_of_its_uses() {
         entries.iter().map(|(key, text)| (key.to_string(), ByteString(text.as_bytes().into()))).collect()
     };
     let both = SecretCredentials::read(&data(&[("tls.crt", &good.chain), ("tls.key", &good.key)]));
-    assert_eq!(both.certificate, read(&good));
+    assert_eq!(both.certificate.map(|it| it.certificate), read(&good));
     assert_eq!(faults(both.authorities), ["ca.crt: is missing; add it"]);
     let bundle = SecretCredentials::read(&data(&[("ca.crt", &authority("one"))]));
     assert_eq!(faults(bundle.certificate), ["tls.crt: is missing; add it", "tls.key: is missing; add it"]);

@@ -102,7 +102,11 @@ impl<'a> Fitter<'a> {
             found.certificates.extend(match source {
                 Source::Secret(name) => {
                     let field = format!("{field}.name");
-                    self.of_secret(&field, name, |it| &it.certificate).map(|it| self.shown(&field, it))
+                    let checked = self.of_secret(&field, name, |it| &it.certificate);
+                    checked.map(|(it, secret)| {
+                        self.remarks.extend(it.unstapled.iter().map(|fault| unstapled(secret.fault(fault))));
+                        self.shown(&field, &it.certificate)
+                    })
                 }
                 Source::Files(files) => {
                     let checked = self.of_files(field, files);
@@ -112,20 +116,21 @@ impl<'a> Fitter<'a> {
         }
         found.authorities = secured.authorities.as_ref().and_then(|Asked { field, source }| match source {
             Source::Secret(name) => {
-                self.of_secret(&format!("{field}.name"), name, |it| &it.authorities).cloned()
+                let bundle = self.of_secret(&format!("{field}.name"), name, |it| &it.authorities);
+                bundle.map(|(it, _)| it.clone())
             }
             Source::Files(file) => self.of_file(field, file),
         });
         found
     }
 
-    /// What the Secret holds for this use.
+    /// What the Secret holds for this use, and where.
     fn of_secret<T>(
         &mut self,
         field: &str,
         name: &Arc<str>,
         of_use: impl Fn(&'a SecretCredentials) -> &'a Result<T, Vec<Fault>>,
-    ) -> Option<&'a T> {
+    ) -> Option<(&'a T, &'a SecretDocument)> {
         let namespace = &self.found.id.namespace;
         let is_meant = |it: &&SecretDocument| it.is(namespace, name);
         let places: Vec<&SecretDocument> = self.secrets.iter().filter(is_meant).collect();
@@ -161,7 +166,7 @@ impl<'a> Fitter<'a> {
             }
         };
         let faults = |faults: &Vec<Fault>| self.problems.extend(faults.iter().map(|it| secret.fault(it)));
-        of_use(content).as_ref().map_err(faults).ok()
+        of_use(content).as_ref().map_err(faults).ok().map(|it| (it, secret))
     }
 
     fn of_files(&mut self, field: &str, files: &CertificateFiles) -> Option<Arc<Certificate>> {
@@ -174,21 +179,34 @@ impl<'a> Fitter<'a> {
         };
         let tell = |faults: Vec<Fault>| {
             for fault in faults {
-                let (part, path) = match fault.part {
-                    Part::Key => ("key", &*files.key),
-                    Part::Ocsp => ("ocsp", files.ocsp.as_deref().unwrap_or_default()),
-                    Part::Chain | Part::Authorities => ("certificate", &*files.certificate),
-                };
-                self.tell_file(&format!("{field}.{part}"), path, &fault.reason);
+                let problem = self.of_part(field, files, &fault);
+                self.problems.push(problem);
             }
         };
-        checked.map_err(tell).ok()
+        let checked = checked.map_err(tell).ok()?;
+        let remark = checked.unstapled.map(|fault| unstapled(self.of_part(field, files, &fault)));
+        self.remarks.extend(remark);
+        Some(checked.certificate)
+    }
+
+    fn of_part(&self, field: &str, files: &CertificateFiles, fault: &Fault) -> Problem {
+        let (part, path) = match fault.part {
+            Part::Key => ("key", &*files.key),
+            Part::Ocsp => ("ocsp", files.ocsp.as_deref().unwrap_or_default()),
+            Part::Chain | Part::Authorities => ("certificate", &*files.certificate),
+        };
+        self.file_problem(&format!("{field}.{part}"), path, &fault.reason)
     }
 
     fn of_file(&mut self, field: &str, path: &str) -> Option<Arc<CaBundle>> {
         let client_ca = self.read(Part::Authorities, path).map_err(|fault| vec![fault]);
         let client_ca = client_ca.and_then(credentials::authorities);
-        let tell = |faults: Vec<Fault>| faults.iter().for_each(|it| self.tell_file(field, path, &it.reason));
+        let tell = |faults: Vec<Fault>| {
+            for fault in faults {
+                let problem = self.file_problem(field, path, &fault.reason);
+                self.problems.push(problem);
+            }
+        };
         client_ca.map(Arc::new).map_err(tell).ok()
     }
 
@@ -210,14 +228,19 @@ impl<'a> Fitter<'a> {
         certificate.clone()
     }
 
-    fn tell_file(&mut self, field: &str, path: &str, reason: &Reason) {
-        let path = resolve(self.found, path);
-        self.tell(field, format!("{} {reason}", path.display()));
+    fn file_problem(&self, field: &str, path: &str, reason: &Reason) -> Problem {
+        let reason = format!("{} {reason}", resolve(self.found, path).display());
+        Problem { place: self.found.place_of(field), field: field.into(), reason }
     }
 
     fn tell(&mut self, field: &str, reason: String) {
         self.problems.push(Problem { place: self.found.place_of(field), field: field.into(), reason });
     }
+}
+
+/// What is said of an OCSP response that is left out.
+fn unstapled(problem: Problem) -> Problem {
+    Problem { reason: format!("{}; the certificate is shown without it", problem.reason), ..problem }
 }
 
 #[cfg(test)]
@@ -389,19 +412,17 @@ mod tests {
                  with -----BEGIN CERTIFICATE-----",
             ],
         );
-        let ca = authority("clients");
         check(
             &[named],
             &[
-                ("conf/tls/a.crt", &two.chain),
+                ("conf/tls/a.crt", &one.chain),
                 ("/etc/a.key", &one.key),
-                ("conf/a.ocsp", "old"),
-                ("conf/ca.crt", &ca),
+                ("conf/ca.crt", &authority("clients")),
             ],
             Target::Standalone,
             &[
-                "conf/x.yaml:13: spec.listeners[0].tls.certificateFiles[0].ocsp: conf/a.ocsp is no OCSP response in DER; \
-                 fetch it anew, or leave it out",
+                "conf/x.yaml:13: spec.listeners[0].tls.certificateFiles[0].ocsp: conf/a.ocsp cannot be read: No such \
+                 file",
             ],
         );
         check(
@@ -498,6 +519,28 @@ mod tests {
               renew it"
             ]
         );
+    }
+
+    #[test]
+    fn a_certificate_is_in_force_without_an_ocsp_response_that_is_not_its_own() {
+        let good = pair(&["one.test"]);
+        let terms = format!("{BY_FILES}        ocsp: a.ocsp\n");
+        let beside = [("conf/tls/a.crt", &*good.chain), ("/etc/a.key", &*good.key), ("conf/a.ocsp", "old")];
+        let of_files = readings(&[("conf/x.yaml", &tls_pool(&terms))], &beside, Target::Standalone);
+        let fields = [("tls.crt", &*good.chain), ("tls.key", &*good.key), ("tls.ocsp-staple", "old")];
+        let both = format!("{}---\n{}", tls_pool(BY_SECRET), secret("shop-tls", &fields));
+        let of_secret = readings(&[("x.yaml", &both)], &[], Target::Standalone);
+        for (files, place) in [
+            (&of_files, "conf/x.yaml:13: spec.listeners[0].tls.certificateFiles[0].ocsp: conf/a.ocsp "),
+            (&of_secret, "stringData.tls.ocsp-staple: "),
+        ] {
+            assert_eq!((problems(files), shown(files)), (vec![], vec!["one.test".into()]));
+            let remarks: Vec<String> = files[0].remarks.iter().map(ToString::to_string).collect();
+            let expected = format!(
+                "{place}is no OCSP response in DER; fetch it anew, or leave it out; the certificate is shown without it"
+            );
+            assert!(remarks.len() == 1 && remarks[0].ends_with(&expected), "{remarks:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::facts::Key;
 use crate::balance::pool::Pool;
 use crate::balance::tls::{CaBundle, Certificate, Validity};
-use crate::source::credentials::{Fault, SecretCredentials};
+use crate::source::credentials::{Checked, Fault, SecretCredentials};
 use crate::source::tls::{Asked, Asker, Found, Lacking, Secured};
 use crate::source::translate::Translated;
 
@@ -57,6 +57,8 @@ pub(super) enum Trouble {
     Unseen,
     Missed(Miss),
     Faulty(Vec<Fault>),
+    /// Its certificate is shown without the OCSP response that lies beside it.
+    Unstapled(Box<Fault>),
 }
 
 /// A Secret that a listener or backend names and that is not as it should be.
@@ -65,7 +67,7 @@ pub(super) struct SecretProblem {
     pub(super) asker: Asker,
     pub(super) secret: Arc<str>,
     pub(super) trouble: Trouble,
-    /// An earlier state of it is in use.
+    /// It is in use all the same, or an earlier state of it.
     pub(super) kept: bool,
 }
 
@@ -95,8 +97,10 @@ impl Keyring {
             }
             Err(miss) => (Err(Trouble::Missed(miss.clone())), Err(Trouble::Missed(miss))),
         };
-        known.certificate.take(certificate);
-        known.authorities.take(authorities);
+        let with_remark =
+            |it: Checked| (it.certificate, it.unstapled.map(|fault| Trouble::Unstapled(Box::new(fault))));
+        known.certificate.take(certificate.map(with_remark));
+        known.authorities.take(authorities.map(|it| (it, None)));
     }
 
     /// Forgets the Secrets that are not among `named`.
@@ -137,9 +141,9 @@ impl Keyring {
 impl<T> Slot<T> {
     const UNSEEN: Self = Self { good: None, trouble: Some(Trouble::Unseen) };
 
-    fn take(&mut self, latest: Result<T, Trouble>) {
+    fn take(&mut self, latest: Result<(T, Option<Trouble>), Trouble>) {
         match latest {
-            Ok(good) => *self = Self { good: Some(good), trouble: None },
+            Ok((good, trouble)) => *self = Self { good: Some(good), trouble },
             Err(trouble) => self.trouble = Some(trouble),
         }
     }
@@ -183,6 +187,12 @@ impl fmt::Display for SecretProblem {
             Trouble::Faulty(faults) => {
                 let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
                 write!(f, "Secret {secret} cannot be used: {}", faults.join(", and "))?;
+            }
+            Trouble::Unstapled(fault) => {
+                return write!(
+                    f,
+                    "the certificate of Secret {secret} is shown without its OCSP response: {fault}"
+                );
             }
         }
         if *kept { f.write_str(" (the last good state of it is in use)") } else { Ok(()) }

@@ -236,7 +236,7 @@ fn tell_read(key: &Key, credentials: &SecretCredentials) {
     let (namespace, secret) = (&key.namespace, &key.name);
     tracing::info!(%namespace, %secret, "Secret read");
     let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
-    let remark = credentials.certificate.as_ref().ok().and_then(|it| it.validity.remark(now));
+    let remark = credentials.certificate.as_ref().ok().and_then(|it| it.certificate.validity.remark(now));
     if let Some(remark) = remark {
         tracing::warn!(%namespace, %secret, "the certificate {remark}; it is shown all the same");
     }

@@ -288,7 +288,7 @@ fn reason_of(problem: &Problem) -> &'static str {
             Trouble::Missed(Miss::NotFound) => reasons::SECRET_NOT_FOUND,
             Trouble::Missed(Miss::Forbidden(_)) => reasons::SECRET_FORBIDDEN,
             Trouble::Missed(Miss::Unreadable(_)) => reasons::SECRET_UNREADABLE,
-            Trouble::Faulty(_) => reasons::INVALID_SECRET,
+            Trouble::Faulty(_) | Trouble::Unstapled(_) => reasons::INVALID_SECRET,
         },
     }
 }

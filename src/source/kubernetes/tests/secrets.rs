@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::ByteString;
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -18,6 +19,7 @@ use super::fixtures::*;
 use super::replica::*;
 use crate::balance::pool::PoolId;
 use crate::balance::tls::{BackendTls, TlsTerms};
+use crate::source::credentials::ocsp::tests::response_on;
 use crate::source::credentials::tests::{Pair, authority, pair};
 
 /// The promise: so soon a new certificate is in use.
@@ -192,6 +194,34 @@ async fn a_bad_edit_keeps_the_good_certificate_and_says_why() {
     assert!(replica.shows(&["two.test"]).await <= ROTATION);
     resolved(&server).await;
     assert_eq!(replica.metric("guideway_config_errors"), Some(0.0));
+    replica.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_staple_of_another_certificate_is_left_out_and_told() {
+    let (server, replica) = shown().await;
+    let (two, three) = (pair(&["two.test"]), pair(&["three.test"]));
+    let response = response_on(&two.chain);
+    let stapled = |pair: &Pair| {
+        let mut secret = tls_secret("shop-tls", pair);
+        secret["data"]["tls.ocsp-staple"] = serde_json::to_value(ByteString(response.clone())).unwrap();
+        secret
+    };
+    let staple = || replica.terms().unwrap().certificates[0].ocsp.clone();
+    server.put("secrets", &stapled(&two));
+    replica.shows(&["two.test"]).await;
+    assert_eq!(staple(), Some(response.clone()));
+    resolved(&server).await;
+    // The next certificate, beside the response on the one before.
+    server.put("secrets", &stapled(&three));
+    assert!(replica.shows(&["three.test"]).await <= ROTATION);
+    assert_eq!(staple(), None);
+    let words = "listener secure: the certificate of Secret shop-tls is shown without its OCSP response: \
+                 tls.ocsp-staple: is an OCSP response on another certificate";
+    unresolved(&server, "InvalidSecret", words).await;
+    assert_ne!(condition(&server, "web", "Programmed")["status"], "False");
+    server.put("secrets", &tls_secret("shop-tls", &three));
+    resolved(&server).await;
     replica.stop().await;
 }
 
