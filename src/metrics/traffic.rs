@@ -148,6 +148,8 @@ labels! {
         BadResponse = "bad_response",
         /// There is no memory left for more requests.
         Overloaded = "overloaded",
+        /// There is no file descriptor left for a connection to a backend.
+        Exhausted = "exhausted",
         /// The backend did not answer in time.
         Timeout = "timeout",
         /// The backend left, or the process ends, and the time to finish is over.

@@ -67,6 +67,9 @@ pub enum ProxyError {
     /// There is no memory left for more requests.
     #[error("there is no memory left for more requests")]
     Overloaded,
+    /// There is no file descriptor left for a connection to a backend, or no memory of the kernel's.
+    #[error("there is no file descriptor left for a connection to a backend")]
+    Exhausted,
     /// The pool has no backend that may answer.
     #[error("no backend is ready")]
     NoBackend,
@@ -113,7 +116,9 @@ impl ProxyError {
             | Self::ResponseTooLarge
             | Self::Timeout
             | Self::Drained => Side::Upstream,
-            Self::NoPool | Self::Loop | Self::NoBackend | Self::Overloaded => Side::Guideway,
+            Self::NoPool | Self::Loop | Self::NoBackend | Self::Overloaded | Self::Exhausted => {
+                Side::Guideway
+            }
         }
     }
 
@@ -123,6 +128,7 @@ impl ProxyError {
             Self::NoPool
             | Self::NoBackend
             | Self::Overloaded
+            | Self::Exhausted
             | Self::ConnectFailed
             | Self::Lost
             | Self::Timeout
@@ -162,7 +168,9 @@ impl ProxyError {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::NoPool | Self::NoBackend | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoPool | Self::NoBackend | Self::Overloaded | Self::Exhausted => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::ConnectFailed | Self::Lost | Self::BadResponse | Self::ResponseTooLarge => {
                 StatusCode::BAD_GATEWAY
             }
@@ -186,6 +194,7 @@ impl ProxyError {
             Self::Loop => RescueReason::Loop,
             Self::NoBackend => RescueReason::NoBackend,
             Self::Overloaded => RescueReason::Overloaded,
+            Self::Exhausted => RescueReason::Exhausted,
             Self::ConnectFailed => RescueReason::ConnectFailed,
             Self::Lost => RescueReason::Lost,
             Self::BadResponse | Self::ResponseTooLarge => RescueReason::BadResponse,

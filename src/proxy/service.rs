@@ -14,7 +14,7 @@ use super::introduction::Introduction;
 use super::limits::MAX_TRIES;
 use super::passage::Passage;
 use super::rescue::ProxyError;
-use super::upstream::{Berth, Fault, Slot, Upstream};
+use super::upstream::{Berth, Fault, Slot, Unreached, Upstream};
 use super::view::{PoolView, PortView};
 use crate::balance::backend::HttpVersion;
 use crate::balance::key::RequestParts;
@@ -180,13 +180,15 @@ impl<'a> Delivery<'a> {
             // In a box, so that what goes over connections that rested does not carry its room.
             let opened = Box::pin(self.open(&slot)).await;
             account.client().end_reaching();
-            let reason = match opened {
+            // Who took it may have acted on it. What came of the next one must not hide that.
+            let error = |error| if self.was_lost { ProxyError::Lost } else { error };
+            match opened {
                 Ok(way) => return Ok(way),
-                Err(reason) => reason,
-            };
-            // Who took it may have acted on it. That the next one refused must not hide that.
-            let error = if self.was_lost { ProxyError::Lost } else { ProxyError::ConnectFailed };
-            self.retry(reason, error, account)?;
+                Err(Unreached::Exhausted) => return Err(error(ProxyError::Exhausted)),
+                Err(Unreached::Backend(reason)) => {
+                    self.retry(reason, error(ProxyError::ConnectFailed), account)?;
+                }
+            }
             self.pass_over(slot);
         }
     }
@@ -206,7 +208,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// A way over a connection that is opened for it.
-    async fn open(&self, slot: &Rc<Slot>) -> Result<Way, RetryReason> {
+    async fn open(&self, slot: &Rc<Slot>) -> Result<Way, Unreached> {
         let (timeout, whose) = (self.pool().snapshot.pool.timeouts.connect, self.whose(slot));
         match slot.http() {
             HttpVersion::Http1 => {
@@ -236,7 +238,8 @@ impl<'a> Delivery<'a> {
             let timeout = self.pool().snapshot.pool.timeouts.connect;
             match Box::pin(slot.connect(timeout, self.begun, self.whose(&slot))).await {
                 Ok(upstream) => return Ok(Reached::new(slot, upstream)),
-                Err(reason) => {
+                Err(Unreached::Exhausted) => return Err(ProxyError::Exhausted),
+                Err(Unreached::Backend(reason)) => {
                     self.may_retry(ProxyError::ConnectFailed)?;
                     passage.retry(reason);
                 }

@@ -54,6 +54,7 @@ pub(super) fn code(error: ProxyError) -> &'static str {
         ProxyError::NoPool
         | ProxyError::NoBackend
         | ProxyError::Overloaded
+        | ProxyError::Exhausted
         | ProxyError::ConnectFailed
         | ProxyError::Lost
         | ProxyError::Misdirected

@@ -14,11 +14,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 
 use super::introduction::Introduction;
-use super::limits::{MAX_IDLE_PER_BACKEND, REFUSAL_MEMORY};
+use super::limits::{COMPLAIN_EVERY, MAX_IDLE_PER_BACKEND, REFUSAL_MEMORY};
 use super::tls::Security;
 use super::transport::Transport;
 use crate::balance::backend::{Backend, BackendId, HttpVersion, State};
@@ -74,6 +75,8 @@ pub(super) struct Slot {
     /// Those that told for whom they are, which nobody else may use.
     introduced: RefCell<HashMap<Introduction, Rc<Links>>>,
     refused_at: Cell<Option<Instant>>,
+    /// When it was last said that we cannot connect to anybody.
+    complained: Cell<Option<Instant>>,
     /// Since when it is on its way out, and how long its requests may go on.
     leaving: Cell<Option<(Instant, Duration)>>,
     /// The pool does not know it any more.
@@ -88,6 +91,27 @@ pub(super) struct Slot {
 struct Resting {
     upstream: Upstream,
     since: Instant,
+}
+
+/// Why no connection came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreached {
+    /// It is the backend's lack; what to count if another one is tried.
+    Backend(RetryReason),
+    /// It is ours, so that no other backend would do better and none is to blame.
+    Exhausted,
+}
+
+impl From<RetryReason> for Unreached {
+    fn from(reason: RetryReason) -> Self {
+        Self::Backend(reason)
+    }
+}
+
+/// Whether a connection could not be opened for want of a file descriptor or of memory in the kernel.
+fn is_our_lack(error: &io::Error) -> bool {
+    let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|error| lacks.contains(&error))
 }
 
 impl Backends {
@@ -154,6 +178,7 @@ impl Slot {
             links: Rc::default(),
             introduced: RefCell::default(),
             refused_at: Cell::new(None),
+            complained: Cell::new(None),
             leaving: Cell::new(None),
             gone: Cell::new(false),
             moved: Notify::new(),
@@ -211,13 +236,13 @@ impl Slot {
         self.opening.borrow().introduction.is_some()
     }
 
-    /// Opens a connection, for `whose` client and a request that began at `begun`; what to count when that fails.
+    /// Opens a connection, for `whose` client and a request that began at `begun`; or whose lack it is that there is none.
     pub(super) async fn connect(
         &self,
         timeout: Duration,
         begun: Instant,
         whose: Option<&Introduction>,
-    ) -> Result<Upstream, RetryReason> {
+    ) -> Result<Upstream, Unreached> {
         let era = self.era.get();
         let opening = async { Ok(Upstream::new(self.open(None, whose).await?, era, whose.copied())) };
         self.unless_lost(begun, self.within(timeout, opening)).await
@@ -228,13 +253,13 @@ impl Slot {
         self.links(whose).berth(self)
     }
 
-    /// The same on a new connection, unless another one has room by then; what to count when that fails.
+    /// The same on a new connection, unless another one has room by then; or whose lack it is that there is none.
     pub(super) async fn board(
         self: &Rc<Self>,
         timeout: Duration,
         begun: Instant,
         whose: Option<&Introduction>,
-    ) -> Result<Berth, RetryReason> {
+    ) -> Result<Berth, Unreached> {
         self.unless_lost(begun, self.queue(timeout, whose)).await
     }
 
@@ -243,7 +268,7 @@ impl Slot {
         self: &Rc<Self>,
         timeout: Duration,
         whose: Option<&Introduction>,
-    ) -> Result<Berth, RetryReason> {
+    ) -> Result<Berth, Unreached> {
         let links = self.links(whose);
         let asked = Instant::now();
         let _turn = links.turn().await;
@@ -251,13 +276,13 @@ impl Slot {
             return Ok(berth);
         }
         if self.refused_at.get().is_some_and(|at| at >= asked) {
-            return Err(RetryReason::ConnectFailed);
+            return Err(RetryReason::ConnectFailed.into());
         }
         if links.are_all_taken() {
-            return Err(RetryReason::Unprocessed);
+            return Err(RetryReason::Unprocessed.into());
         }
         let era = self.era.get();
-        let opening = async { Link::begin(self.open(Some(Link::NAME), whose).await?).await };
+        let opening = async { Ok(Link::begin(self.open(Some(Link::NAME), whose).await?).await?) };
         let link = self.within(timeout, opening).await?;
         // Who leaves gets its last requests over connections that nobody else finds.
         let stays = self.leaving.get().is_none() && self.era.get() == era;
@@ -290,24 +315,17 @@ impl Slot {
 
     /// Opens a connection, for `whose` client. What is spoken on it is told by its name, unless it is what everybody
     /// speaks.
-    async fn open(
-        &self,
-        name: Option<&[u8]>,
-        whose: Option<&Introduction>,
-    ) -> Result<Transport, RetryReason> {
+    async fn open(&self, name: Option<&[u8]>, whose: Option<&Introduction>) -> Result<Transport, Unreached> {
         let Opening { introduction, security } = self.opening.borrow().clone();
         let mut stream =
-            connection::dial(self.backend.address).await.map_err(|error| match error.kind() {
-                io::ErrorKind::ConnectionRefused => RetryReason::ConnectRefused,
-                _ => RetryReason::ConnectFailed,
-            })?;
+            connection::dial(self.backend.address).await.map_err(|error| self.unreached(&error))?;
         if let Some((version, whose)) = introduction.zip(whose) {
             let told = stream.write_all(&whose.header(version)).await;
             told.map_err(|_| RetryReason::ConnectFailed)?;
         }
         match security {
             Security::Plain => Ok(Transport::Plain(stream)),
-            Security::Impossible => Err(RetryReason::TlsFailed),
+            Security::Impossible => Err(RetryReason::TlsFailed.into()),
             Security::Tls(connector) => match connector.secure(stream, name).await {
                 Ok(stream) => Ok(Transport::encrypted(stream)),
                 Err(error) => {
@@ -315,9 +333,30 @@ impl Slot {
                         let Backend { name, address, .. } = &*self.backend;
                         tracing::warn!(backend = %name, %address, %error, "the handshake of TLS with a backend failed; it is tried last for a moment");
                     }
-                    Err(RetryReason::TlsFailed)
+                    Err(RetryReason::TlsFailed.into())
                 }
             },
+        }
+    }
+
+    /// Whose lack it is that no connection came about.
+    fn unreached(&self, error: &io::Error) -> Unreached {
+        if is_our_lack(error) {
+            self.complain(error);
+            return Unreached::Exhausted;
+        }
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => RetryReason::ConnectRefused.into(),
+            _ => RetryReason::ConnectFailed.into(),
+        }
+    }
+
+    fn complain(&self, error: &io::Error) {
+        let now = Instant::now();
+        if self.complained.get().is_none_or(|at| now.saturating_duration_since(at) >= COMPLAIN_EVERY) {
+            self.complained.set(Some(now));
+            let Backend { name, address, .. } = &*self.backend;
+            tracing::warn!(backend = %name, %address, %error, "cannot open a connection to any backend; raise the limit of open files if it is the reason, or lower that of clients' connections");
         }
     }
 

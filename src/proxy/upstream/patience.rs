@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
-use super::Slot;
+use super::{Slot, Unreached};
 use crate::metrics::RetryReason;
 use crate::proxy::limits::{ABANDONED_CONNECT, TICK};
 
@@ -14,12 +14,16 @@ impl Slot {
     pub(super) async fn within<T>(
         &self,
         limit: Duration,
-        opening: impl Future<Output = Result<T, RetryReason>>,
-    ) -> Result<T, RetryReason> {
+        opening: impl Future<Output = Result<T, Unreached>>,
+    ) -> Result<T, Unreached> {
         let mut attempt = Attempt { slot: self, begun: Instant::now(), is_over: false };
-        let opened = timeout(limit, opening).await.unwrap_or(Err(RetryReason::ConnectTimeout));
+        let opened = timeout(limit, opening).await.unwrap_or(Err(RetryReason::ConnectTimeout.into()));
         attempt.is_over = true;
-        self.refused_at.set(opened.is_err().then(Instant::now));
+        match &opened {
+            Ok(_) => self.refused_at.set(None),
+            Err(Unreached::Backend(_)) => self.refused_at.set(Some(Instant::now())),
+            Err(Unreached::Exhausted) => {}
+        }
         opened
     }
 
@@ -27,12 +31,12 @@ impl Slot {
     pub(super) async fn unless_lost<T>(
         &self,
         begun: Instant,
-        step: impl Future<Output = Result<T, RetryReason>>,
-    ) -> Result<T, RetryReason> {
+        step: impl Future<Output = Result<T, Unreached>>,
+    ) -> Result<T, Unreached> {
         tokio::select! {
             biased;
             done = step => done,
-            () = self.lost(begun) => Err(RetryReason::ConnectFailed),
+            () = self.lost(begun) => Err(RetryReason::ConnectFailed.into()),
         }
     }
 
