@@ -47,6 +47,8 @@ pub(super) struct Request {
     pub(super) begun: Instant,
     /// Of the version: 0 or 1.
     pub(super) minor: u8,
+    /// It was to be the beginning of HTTP/2, and its sender understands nothing else.
+    pub(super) breaks_preface: bool,
     /// Whether it is a HEAD.
     pub(super) to_head: bool,
     /// The protocol that the client asks to switch to.
@@ -228,6 +230,10 @@ impl Request {
             }
             Err(_) if is_fresh && http2::beginning(bytes) == Beginning::Incomplete => None,
             Err(_) if is_fresh && http2::beginning(bytes) == Beginning::Http2 => Some((Err(End::Switch), 0)),
+            Err(_) if is_fresh && http2::beginning(bytes) == Beginning::Broken => {
+                let refused = Self::refused(worker, client, BROKEN_PREFACE);
+                Some((Ok(Self { breaks_preface: true, ..refused }), bytes.len()))
+            }
             Err(fault) => Some((Ok(Self::refused(worker, client, fault)), bytes.len())),
         }
     }
@@ -258,6 +264,7 @@ impl Request {
         Self {
             begun,
             minor: head.minor,
+            breaks_preface: false,
             to_head: head.method == "HEAD",
             upgrade: head.upgrade.map(Into::into),
             keeps: head.keeps,
@@ -278,6 +285,7 @@ impl Request {
         Self {
             begun,
             minor: 1,
+            breaks_preface: false,
             to_head: false,
             upgrade: None,
             keeps: false,
@@ -290,6 +298,8 @@ impl Request {
         }
     }
 }
+
+const BROKEN_PREFACE: HeadFault = HeadFault::Malformed("the preface of HTTP/2 is broken");
 
 fn entry(client: &Client, head: &RequestHead<'_>, key: Option<u64>) -> Entry {
     let protocol = if head.minor == 0 { "HTTP/1.0" } else { "HTTP/1.1" };

@@ -14,6 +14,7 @@ use super::connection::{Connection, End, Order, Request};
 use super::flow::Flow;
 use super::headers::{self, Hop};
 use super::http1::{Asked, Encoder, Framing, Malformed, ResponseHead};
+use super::http2;
 use super::limits::{MAX_INTERIM_BYTES, READS_PER_TURN};
 use super::relay::{self, Broken, Errand, PlainClient};
 use super::rescue::ProxyError;
@@ -376,7 +377,12 @@ impl Connection {
         let date = self.worker.date();
         let to_head = request.to_head;
         let hop = Hop { minor: request.minor, to_head, keeps, date: date.as_bytes(), switches_to: None };
-        error.answer(self.download.out.space(), &hop);
+        let out = self.download.out.space();
+        if request.breaks_preface {
+            out.extend_from_slice(http2::GOODBYE)
+        } else {
+            error.answer(out, &hop)
+        }
         self.client.enter(Phase::Download);
         poll_fn(|cx| match self.download.out.poll_flush(cx, &mut self.socket) {
             Poll::Pending if self.client.expiry().is_none() => Poll::Pending,

@@ -121,9 +121,12 @@ async fn requests_that_could_be_read_in_two_ways_are_refused() {
 #[tokio::test]
 async fn bytes_that_are_not_http_1_get_an_answer_that_says_so() {
     let stage = Stage::new(&[]).await;
-    for bytes in
-        ["PRI * HTTP/2.0\r\n\r\nMS\r\n\r\n", "\u{16}\u{3}\u{1}\0\u{5}", "GET / HTTP/1.1\r\nx\r\n\r\n"]
-    {
+    for bytes in [
+        "INVALID CONNECTION PREFACE\r\n\r\n",
+        "PRI * HTTP/2.0\n\nSM\n\n",
+        "\u{16}\u{3}\u{1}\0\u{5}",
+        "GET / HTTP/1.1\r\nx\r\n\r\n",
+    ] {
         let answer = stage.exchange(bytes).await;
         assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{bytes:?}: {answer}");
         assert!(answer.contains("\r\nx-guideway-reason: bad_request\r\nconnection: close\r\n"), "{answer}");

@@ -10,8 +10,8 @@ use http::Request;
 use super::stage::{Backend, Setup, Stage, ok};
 use super::streams::{
     CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, Http2Backend, PSEUDO, RST_STREAM,
-    RawHttp2, answer, block, carry, frame, get, h2c, in_front_of_http2, named, post, read, reply, soon,
-    trailers,
+    RawHttp2, SETTINGS, answer, block, carry, frame, get, h2c, in_front_of_http2, named, post, read, reply,
+    soon, trailers,
 };
 
 #[tokio::test]
@@ -333,15 +333,33 @@ async fn only_the_first_bytes_of_a_connection_can_begin_http_2() {
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let answer = stage.exchange(&format!("GET / HTTP/1.1\r\nHost: a\r\n\r\n{preface}")).await;
     assert!(answer.contains("okHTTP/1.1 400 "), "{answer}");
-    let answer = stage.exchange("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     let mut slow = stage.connect().await;
     for byte in preface.bytes() {
         slow.write_bytes(&[byte]).await;
         tokio::task::yield_now().await;
     }
-    slow.write_bytes(&frame(4, 0, 0, &[])).await;
+    slow.write_bytes(&frame(SETTINGS, 0, 0, &[])).await;
     assert_eq!(slow.read(4).await.as_bytes()[3], 4, "settings come first");
+}
+
+#[tokio::test]
+async fn who_begins_http_2_and_goes_on_otherwise_is_told_in_http_2() {
+    const PROTOCOL_ERROR: u32 = 1;
+    let stage = Stage::new(&[]).await;
+    for broken in [
+        "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
+        "PRI * HTTP/2.0\r\nHost: a\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\x01",
+    ] {
+        let mut client = RawHttp2 { stream: stage.connect().await.stream };
+        client.write(broken.as_bytes()).await;
+        let (settings, rest) = (client.next(SETTINGS).await, client.goodbye().await);
+        assert_eq!((settings, rest), (Some((0, 0, vec![])), Some(PROTOCOL_ERROR)), "{broken:?}");
+        let mut more = Vec::new();
+        soon(tokio::io::AsyncReadExt::read_to_end(&mut client.stream, &mut more)).await.unwrap();
+        assert_eq!(more, b"", "{broken:?}");
+    }
+    stage.settles("guideway_requests_total{namespace=\"shop\",pool=\"web\",code_class=\"4xx\"}", 3.0).await;
 }
 
 fn short() -> Setup {

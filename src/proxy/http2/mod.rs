@@ -22,12 +22,21 @@ pub(super) use grpc::is_call;
 /// How a client that speaks HTTP/2 without asking begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// The line of it that nobody sends who does not speak HTTP/2.
+const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// What is said to somebody who does not get it right: the settings that come first, and a goodbye that blames the
+/// protocol (RFC 9113 sections 3.4 and 6.8).
+pub(super) const GOODBYE: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+
 /// What the first bytes of a connection say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beginning {
     Http2,
     /// They may become that.
     Incomplete,
+    /// They were to be that, and are not.
+    Broken,
     Other,
 }
 
@@ -37,6 +46,8 @@ pub(super) fn beginning(bytes: &[u8]) -> Beginning {
         Beginning::Http2
     } else if PREFACE.starts_with(bytes) {
         Beginning::Incomplete
+    } else if bytes.starts_with(PREFACE_LINE) {
+        Beginning::Broken
     } else {
         Beginning::Other
     }
@@ -115,7 +126,13 @@ mod tests {
             assert_eq!(beginning(&PREFACE[..end]), Beginning::Incomplete);
         }
         assert_eq!(beginning(&[PREFACE, b"\0\0\0"].concat()), Beginning::Http2);
-        assert_eq!(beginning(b"PRI * HTTP/2.0\r\n\r\nXX"), Beginning::Other);
+        for other in ["PRI * HTTP/2.0\r\n\r\nXX", "PRI * HTTP/2.0\r\nHost: a\r\n\r\n", "PRI * HTTP/2.0\r\nX"]
+        {
+            assert_eq!(beginning(other.as_bytes()), Beginning::Broken, "{other:?}");
+        }
+        for other in ["PRI * HTTP/2.0\n", "PRI * HTTP/1.1\r\n", "PRI / HTTP/2.0\r\n\r\n", "INVALID"] {
+            assert_eq!(beginning(other.as_bytes()), Beginning::Other, "{other:?}");
+        }
         assert_eq!(beginning(b"GET / HTTP/1.1\r\n\r\n"), Beginning::Other);
     }
 }
