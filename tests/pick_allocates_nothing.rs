@@ -88,6 +88,7 @@ fn pool(source: KeySource) -> PoolSnapshot {
         readiness: Readiness::Require,
         drain_timeout: Duration::ZERO,
         timeouts: Timeouts::default(),
+        max_request_body: None,
         access_log: None,
     };
     PoolSnapshot {

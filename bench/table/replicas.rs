@@ -263,6 +263,7 @@ fn pool(seed: u64) -> Arc<Pool> {
         readiness: Readiness::Require,
         drain_timeout: Duration::from_secs(60),
         timeouts: Timeouts::default(),
+        max_request_body: None,
         access_log: None,
     })
 }

@@ -184,6 +184,7 @@ mod tests {
             readiness: Readiness::Require,
             drain_timeout: Duration::ZERO,
             timeouts: Timeouts::default(),
+            max_request_body: None,
             access_log: None,
         })
     }

@@ -341,6 +341,7 @@ mod tests {
             readiness: Readiness::Require,
             drain_timeout: std::time::Duration::ZERO,
             timeouts: Timeouts::default(),
+            max_request_body: None,
             access_log: None,
         };
         let groups = groups.iter().map(|(name, _, pods)| ((*name).into(), Endpoints::Pods(*pods))).collect();

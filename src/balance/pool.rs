@@ -2,7 +2,7 @@
 //! nothing here can be out of range.
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -237,6 +237,8 @@ pub struct Pool {
     pub drain_timeout: Duration,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// Bytes that the body of a request may have; any number where it is absent.
+    pub max_request_body: Option<NonZeroU64>,
     /// Which requests get a line in the access log; none where it is absent.
     pub access_log: Option<Sample>,
 }

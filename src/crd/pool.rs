@@ -86,6 +86,10 @@ use super::status::LoadBalancerPoolStatus;
     .field_path(".timeouts.request")
     .message("no listener has requests that it could limit: leave it out"))]
 #[x_kube(validation = Rule::new("self.listeners.exists(l, l.protocol in ['HTTP', 'HTTPS']) || \
+         !has(self.maxRequestBodyBytes) || self.maxRequestBodyBytes == 0")
+    .field_path(".maxRequestBodyBytes")
+    .message("no listener has requests that it could limit: leave it out"))]
+#[x_kube(validation = Rule::new("self.listeners.exists(l, l.protocol in ['HTTP', 'HTTPS']) || \
          self.backends.all(b, !has(b.protocol))")
     .field_path(".backends")
     .message("no listener has requests that protocol could be for, and all else passes as it came: leave protocol out"))]
@@ -145,6 +149,12 @@ pub struct LoadBalancerPoolSpec {
     /// Timeouts limit how long a request may wait.
     #[serde(default)]
     pub timeouts: Timeouts,
+
+    /// MaxRequestBodyBytes is how many bytes the body of a request may have; what frames it does not count. A request
+    /// with a longer one is answered with 413, before it is sent on where it states its length, and its connection or
+    /// stream ends. 0, the default, sets no limit.
+    #[serde(default)]
+    pub max_request_body_bytes: u64,
 
     /// AccessLog asks for a line in the access log for requests of the pool, and for connections and flows of its TCP,
     /// TLS and UDP listeners as they end. Without it there is none.

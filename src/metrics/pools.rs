@@ -178,6 +178,7 @@ mod tests {
             readiness,
             drain_timeout: Duration::ZERO,
             timeouts: Timeouts::default(),
+            max_request_body: None,
             access_log: None,
         })
     }

@@ -128,6 +128,8 @@ labels! {
         ExpectationFailed = "expectation_failed",
         /// The head is longer or has more fields than we take.
         HeadTooLarge = "head_too_large",
+        /// The request's body is longer than its pool takes.
+        BodyTooLarge = "body_too_large",
         /// The client stopped sending its request.
         ClientStalled = "client_stalled",
         /// No pool answers on this port any more.

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use super::account::Account;
 use super::client::{Expiry, Phase};
 use super::connection::{Connection, End, Order, Request};
-use super::flow::Flow;
+use super::flow::{BodyFault, Flow};
 use super::headers::{self, Hop};
-use super::http1::{Asked, Encoder, Framing, Malformed, ResponseHead};
+use super::http1::{Asked, Encoder, Framing, ResponseHead};
 use super::http2;
 use super::limits::{MAX_INTERIM_BYTES, READS_PER_TURN};
 use super::relay::{self, Broken, Errand, PlainClient};
@@ -42,7 +42,7 @@ impl Connection {
     pub(super) async fn answer(&mut self, mut request: Request) -> Option<End> {
         let entry = request.entry.take();
         let mut account = Account::begin(&request.home, &self.client, request.begun, entry);
-        self.upload.begin(request.framing, encoder_to_backend(request.framing), true);
+        self.begin_upload(&request, encoder_to_backend(request.framing));
         self.awaits_continue = request.expects_continue;
         self.interim_left = if request.minor > 0 { MAX_INTERIM_BYTES } else { 0 };
         let answered = match &request.order {
@@ -74,6 +74,7 @@ impl Connection {
         order: &Order,
         account: &mut Account,
     ) -> Result<bool, Stop> {
+        service::check_length(request.framing, &order.pool)?;
         let mut delivery =
             Delivery::new(&order.pool, &self.client, order.key, request.begun, order.repeatable);
         loop {
@@ -116,16 +117,26 @@ impl Connection {
         let worker = self.worker.clone();
         let (framing, to_head) = (request.framing, request.to_head);
         let errand = Errand { worker: &worker, head: &head, framing, to_head, streaming: Phase::Download };
-        self.upload.begin(framing, Encoder::Plain, true);
+        self.begin_upload(request, Encoder::Plain);
         let mut client = PlainClient::new(self, request);
         // In a box, so that an exchange without HTTP/2 does not carry its room.
         Box::pin(relay::deliver(&mut client, &errand, delivery, way, account)).await?;
         Ok(client.keeps())
     }
 
+    fn begin_upload(&mut self, request: &Request, encoder: Encoder) {
+        self.upload.begin(request.framing, encoder, true);
+        if let Ok(order) = &request.order {
+            self.upload.limit(order.pool.max_request_body());
+        }
+    }
+
     /// The next piece of the request's body.
     pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Broken>> {
-        let garbled = |Malformed| Broken::Malformed;
+        let garbled = |fault| match fault {
+            BodyFault::Malformed => Broken::Malformed,
+            BodyFault::TooLarge => Broken::TooLarge,
+        };
         let Self { worker, socket, inbox, upload, download, awaits_continue, .. } = self;
         let area = &mut worker.scratch.borrow_mut().area;
         let data = if inbox.is_empty() {
@@ -169,7 +180,10 @@ impl Connection {
     /// Sends on what comes of the request. Ready when that is all, or when the backend takes no more of
     /// it; an error when the client broke off or garbled its body.
     fn poll_upload(&mut self, cx: &mut Context<'_>, reached: &mut Reached) -> Poll<Result<(), Stop>> {
-        let garbled = |Malformed| Stop::Failed(Failure::BadBody);
+        let garbled = |fault| match fault {
+            BodyFault::Malformed => Stop::Failed(Failure::BadBody),
+            BodyFault::TooLarge => Stop::Failed(Failure::BodyTooLarge),
+        };
         let Self { worker, client, socket, inbox, upload, download, awaits_continue, .. } = self;
         let area = &mut worker.scratch.borrow_mut().area;
         let backend = &mut reached.upstream.stream;
@@ -249,7 +263,7 @@ impl Connection {
             body
         } else {
             let surplus = |rest: &[u8]| answer.reusable &= rest.is_empty();
-            download.reframe(area, body, surplus).map_err(|Malformed| Stop::Truncated)?
+            download.reframe(area, body, surplus).map_err(|_| Stop::Truncated)?
         };
         let framed = scratch.put_head(framed);
         download.out.send(cx, socket, &scratch.area[framed]).map_err(|_| Stop::Gone)?;
@@ -325,7 +339,7 @@ impl Connection {
             } else {
                 let raw = READ.start..READ.start + read;
                 let surplus = |rest: &[u8]| answer.reusable &= rest.is_empty();
-                download.reframe(area, raw, surplus).map_err(|Malformed| Stop::Truncated)?
+                download.reframe(area, raw, surplus).map_err(|_| Stop::Truncated)?
             };
             download.out.send(cx, socket, &area[framed]).map_err(|_| Stop::Gone)?;
         }
@@ -431,7 +445,7 @@ fn encoder_to_backend(framing: Framing) -> Encoder {
 }
 
 /// Takes what was read ahead of a request's body; where in `area` that is, framed anew.
-fn reframe_kept(upload: &mut Flow, inbox: &mut Inbox, area: &mut [u8]) -> Result<Range<usize>, Malformed> {
+fn reframe_kept(upload: &mut Flow, inbox: &mut Inbox, area: &mut [u8]) -> Result<Range<usize>, BodyFault> {
     let raw = READ.start..READ.start + inbox.bytes().len().min(READ.len());
     area[raw.clone()].copy_from_slice(&inbox.bytes()[..raw.len()]);
     let mut used = raw.len();

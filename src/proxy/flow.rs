@@ -20,12 +20,29 @@ pub(super) struct Flow {
     encoder: Encoder,
     /// The receiver takes fields behind the body.
     takes_trailers: bool,
+    /// Bytes that may still come.
+    left: u64,
+}
+
+/// Why a body is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyFault {
+    /// Nobody knows where it ends.
+    Malformed,
+    /// It is longer than it may be.
+    TooLarge,
+}
+
+impl From<Malformed> for BodyFault {
+    fn from(Malformed: Malformed) -> Self {
+        Self::Malformed
+    }
 }
 
 impl Default for Flow {
     fn default() -> Self {
         let (out, decoder, encoder) = (Outbox::default(), Decoder::Length(0), Encoder::Plain);
-        Self { out, decoder, encoder, takes_trailers: false }
+        Self { out, decoder, encoder, takes_trailers: false, left: u64::MAX }
     }
 }
 
@@ -33,7 +50,12 @@ impl Flow {
     /// Begins a body that comes in with `framing`, for a receiver that takes fields behind it or not.
     pub(super) fn begin(&mut self, framing: Framing, encoder: Encoder, takes_trailers: bool) {
         (self.decoder, self.encoder) = (Decoder::new(framing), encoder);
-        self.takes_trailers = takes_trailers;
+        (self.takes_trailers, self.left) = (takes_trailers, u64::MAX);
+    }
+
+    /// The body that begins may have so many bytes.
+    pub(super) fn limit(&mut self, bytes: u64) {
+        self.left = bytes;
     }
 
     /// Whether the whole body came in.
@@ -63,8 +85,9 @@ impl Flow {
         area: &mut [u8],
         raw: Range<usize>,
         rest: impl FnOnce(&[u8]),
-    ) -> Result<Range<usize>, Malformed> {
+    ) -> Result<Range<usize>, BodyFault> {
         let decoded = self.decoder.decode(&mut area[raw.clone()])?;
+        self.left = self.left.checked_sub(decoded.data.len() as u64).ok_or(BodyFault::TooLarge)?;
         rest(&area[raw.start + decoded.used..raw.end]);
         let data = raw.start + decoded.data.start..raw.start + decoded.data.end;
         let behind = self.is_received().then(|| self.trailers());
@@ -252,6 +275,22 @@ mod tests {
             area[32..32 + wire.len()].copy_from_slice(wire);
             let framed = flow.reframe(&mut area, 32..32 + wire.len(), |_| ()).unwrap();
             assert_eq!(area[framed], *format!("1\r\na\r\n{end}").as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_body_has_as_many_bytes_as_it_may() {
+        for (limit, fits) in [(5, true), (4, false), (0, false)] {
+            let mut flow = Flow::default();
+            flow.begin(Framing::Chunked, Encoder::Chunked, true);
+            flow.limit(limit);
+            let mut ended = Ok(());
+            for piece in [&b"3;ext=1\r\nabc\r\n"[..], b"2\r\nde\r\n0\r\nx-sum: 1\r\n\r\n"] {
+                let mut area = vec![0; 32 + piece.len() + 32];
+                area[32..32 + piece.len()].copy_from_slice(piece);
+                ended = ended.and(flow.reframe(&mut area, 32..32 + piece.len(), |_| ()).map(drop));
+            }
+            assert_eq!(ended, if fits { Ok(()) } else { Err(BodyFault::TooLarge) }, "{limit}");
         }
     }
 

@@ -49,6 +49,9 @@ pub enum ProxyError {
     /// The client garbled its request's body.
     #[error("the request's body is broken")]
     BadBody,
+    /// The request's body is longer than its pool takes.
+    #[error("the request's body is longer than is taken here")]
+    BodyTooLarge,
     /// The client closed its side in the middle of its request. It may still listen; hardly any does.
     #[error("the request broke off")]
     BrokenOff,
@@ -107,6 +110,7 @@ impl ProxyError {
             | Self::ExpectationFailed
             | Self::ClientStalled
             | Self::BadBody
+            | Self::BodyTooLarge
             | Self::BrokenOff
             | Self::NoRoute
             | Self::Misdirected => Side::Client,
@@ -140,6 +144,7 @@ impl ProxyError {
             | Self::ExpectationFailed
             | Self::ClientStalled
             | Self::BadBody
+            | Self::BodyTooLarge
             | Self::BrokenOff
             | Self::NoRoute
             | Self::Misdirected
@@ -150,10 +155,13 @@ impl ProxyError {
     }
 
     /// Whether nothing more is taken from the client. Who is before us may have read such a request otherwise, and take
-    /// the answer to what follows it for that of another client. Nor is there ever more than this answer on a port that
+    /// the answer to what follows it for that of another client. Nor is what is left of a long body read. Nor is there ever more than this answer on a port that
     /// is closed, while a new connection leads to whoever is there now.
     pub(super) fn ends_connection(self) -> bool {
-        matches!(self, Self::BadRequest(_) | Self::BadBody | Self::BrokenOff | Self::NoPool)
+        matches!(
+            self,
+            Self::BadRequest(_) | Self::BadBody | Self::BodyTooLarge | Self::BrokenOff | Self::NoPool
+        )
     }
 
     /// The status a client sees.
@@ -161,6 +169,7 @@ impl ProxyError {
         match self {
             Self::BadRequest(_) | Self::BadBody | Self::BrokenOff => StatusCode::BAD_REQUEST,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
@@ -183,6 +192,7 @@ impl ProxyError {
         match self {
             Self::BadRequest(_) | Self::BadBody => RescueReason::BadRequest,
             Self::HeadTooLarge => RescueReason::HeadTooLarge,
+            Self::BodyTooLarge => RescueReason::BodyTooLarge,
             Self::MethodNotAllowed => RescueReason::MethodNotAllowed,
             Self::NotImplemented => RescueReason::NotImplemented,
             Self::ExpectationFailed => RescueReason::ExpectationFailed,
@@ -260,6 +270,7 @@ mod tests {
             ProxyError::HeadTooLarge,
             ProxyError::ClientStalled,
             ProxyError::BadBody,
+            ProxyError::BodyTooLarge,
         ] {
             assert_eq!((error.side(), error.status().is_client_error()), (Side::Client, true));
         }

@@ -9,7 +9,7 @@ use super::account::Account;
 use super::client::{Client, Expiry};
 use super::filter::{self, Admitted};
 use super::headers::{self, Told};
-use super::http1::{RequestHead, ResponseFault};
+use super::http1::{Framing, RequestHead, ResponseFault};
 use super::introduction::Introduction;
 use super::limits::MAX_TRIES;
 use super::passage::Passage;
@@ -44,6 +44,17 @@ pub(super) fn admit(
     headers::to_backend(out, head, &admitted, told, authority);
     let key = pool.snapshot.key_hash(&Keyed { head, admitted: &admitted, ip });
     Ok((pool.clone(), key))
+}
+
+/// Refuses a body that states a longer length than its pool takes. Once it is known whose request it is, so that it
+/// counts there.
+pub(super) fn check_length(framing: Framing, pool: &PoolView) -> Result<(), Stop> {
+    match framing {
+        Framing::Length(length) if length > pool.max_request_body() => {
+            Err(Stop::Rescue(ProxyError::BodyTooLarge))
+        }
+        Framing::Length(_) | Framing::Chunked | Framing::UntilClose => Ok(()),
+    }
 }
 
 /// Whether sending it twice does no more than sending it once (RFC 9110 section 9.2.2).
@@ -129,6 +140,8 @@ pub(super) enum Stop {
 pub(super) enum Failure {
     /// The client garbled its request's body.
     BadBody,
+    /// The client's request has a longer body than its pool takes.
+    BodyTooLarge,
     /// The client closed its side in the middle of it.
     BrokenOff,
     /// The backend.
@@ -275,6 +288,7 @@ impl<'a> Delivery<'a> {
         match failure {
             Failure::Late(error) => Err(error),
             Failure::BadBody => Err(ProxyError::BadBody),
+            Failure::BodyTooLarge => Err(ProxyError::BodyTooLarge),
             Failure::BrokenOff => Err(ProxyError::BrokenOff),
             Failure::Upstream(Fault::Response(ResponseFault::Malformed)) => Err(ProxyError::BadResponse),
             Failure::Upstream(Fault::Response(ResponseFault::TooLarge)) => Err(ProxyError::ResponseTooLarge),

@@ -190,6 +190,12 @@ impl PoolView {
         view
     }
 
+    /// Bytes that the body of a request may have.
+    #[inline]
+    pub(super) fn max_request_body(&self) -> u64 {
+        self.snapshot.pool.max_request_body.map_or(u64::MAX, Into::into)
+    }
+
     /// Whether any of its backends is told for whom a connection is.
     #[inline]
     pub(super) fn introduces(&self) -> bool {

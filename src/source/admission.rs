@@ -561,7 +561,7 @@ mod tests {
             "/spec/boundedLoad",
             json!(1.25),
             &[
-                "spec.boundedLoad: unknown field; the fields here are accessLog, algorithm, backends, health, listeners, timeouts",
+                "spec.boundedLoad: unknown field; the fields here are accessLog, algorithm, backends, health, listeners, maxRequestBodyBytes, timeouts",
             ],
         );
         check(

@@ -38,6 +38,9 @@ fn without_requests(spec: &LoadBalancerPoolSpec, defaults: &Timeouts, errors: &m
     if spec.timeouts.request != defaults.request {
         errors.add("spec.timeouts.request", "no listener has requests that it could limit; leave it out");
     }
+    if spec.max_request_body_bytes > 0 {
+        errors.add("spec.maxRequestBodyBytes", "no listener has requests that it could limit; leave it out");
+    }
     for (index, backend) in spec.backends.iter().enumerate() {
         if backend.protocol.is_some() {
             errors.add(

@@ -449,6 +449,7 @@ mod tests {
             readiness: Readiness::Require,
             drain_timeout: Duration::from_secs(60),
             timeouts: Timeouts::default(),
+            max_request_body: None,
             access_log: None,
         }
     }

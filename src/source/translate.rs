@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,6 +112,7 @@ pub fn pool(resource: &LoadBalancerPool) -> Result<Translated, Vec<FieldError>> 
             readiness: readiness(spec.health.readiness),
             drain_timeout: drain_timeout(spec, &mut errors),
             timeouts: timeouts(spec, &mut errors),
+            max_request_body: NonZeroU64::new(spec.max_request_body_bytes),
             access_log: access_log(spec, &mut errors),
         }),
         backends: backends(spec, &mut errors),
@@ -394,7 +396,7 @@ mod tests {
         assert_eq!(it.hash_on, [KeySource::ClientIp]);
         assert_eq!(it.drain_timeout, Duration::from_secs(60));
         assert_eq!(it.timeouts, pool::Timeouts::default());
-        assert_eq!(it.access_log, None);
+        assert_eq!((it.max_request_body, it.access_log), (None, None));
         let service = BackendSource::Service {
             group: "stable".into(),
             service: "web".into(),
@@ -506,6 +508,7 @@ mod tests {
         spec["listeners"][0]["protocol"] = json!("UDP");
         spec["timeouts"] = json!({"connect": "2s", "request": "0s"});
         spec["algorithm"] = json!({"hashOn": [{"type": "ClientIP"}, {"type": "Host"}]});
+        spec["maxRequestBodyBytes"] = json!(1);
         spec["backends"][0]["protocol"] = json!("HTTP");
         spec["backends"][1]["tls"] = json!({"serverName": "web.test", "ca": {"name": "a"}});
         spec["backends"][1]["proxyProtocol"] = json!("V1");
@@ -516,6 +519,7 @@ mod tests {
         let of_requests = [
             "spec.algorithm.hashOn[1]: Host is a part of requests, and no listener has any; leave it out, or use ClientIP",
             "spec.timeouts.request: no listener has requests that it could limit; leave it out",
+            "spec.maxRequestBodyBytes: no listener has requests that it could limit; leave it out",
             "spec.backends[0].protocol: no listener has requests that it could be for, and all else passes as it came; \
              leave it out",
         ];
@@ -679,6 +683,15 @@ mod tests {
                 ("spec.listeners[0].tls.clientCAFile", "stands beside clientCA; put both bundles into one"),
             ],
         );
+    }
+
+    #[test]
+    fn bodies_have_a_limit_if_the_pool_sets_one() {
+        for (bytes, limit) in [(0, None), (1, NonZeroU64::new(1)), (1_u64 << 40, NonZeroU64::new(1 << 40))] {
+            let mut spec = good();
+            spec["maxRequestBodyBytes"] = json!(bytes);
+            assert_eq!(pool(&resource(spec)).unwrap().pool.max_request_body, limit);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod streams;
 
 mod access_log;
 mod bodies;
+mod body_limit;
 mod drain;
 mod exchange;
 mod floods;

@@ -7,7 +7,7 @@ mod reserved;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -69,6 +69,8 @@ pub(crate) struct Setup {
     /// Connections to backends begin with a header of the PROXY protocol.
     pub(crate) introduction: Option<ProxyVersion>,
     /// Of the pool.
+    pub(crate) max_request_body: Option<NonZeroU64>,
+    /// Of the pool.
     pub(crate) logged: Option<Sample>,
     pub(crate) access_log: AccessLogOptions,
     /// Clients that are believed to say for whom a request is.
@@ -93,6 +95,7 @@ impl Default for Setup {
             tls: None,
             backend_tls: None,
             introduction: None,
+            max_request_body: None,
             logged: None,
             access_log: AccessLogOptions::default(),
             trusted: Vec::new(),
@@ -137,6 +140,7 @@ impl Stage {
         let mut pool = Pool {
             timeouts: setup.timeouts,
             drain_timeout: setup.drain_timeout,
+            max_request_body: setup.max_request_body,
             access_log: setup.logged,
             ..pool(listener)
         };
@@ -313,6 +317,7 @@ fn pool(listener: Listener) -> Pool {
         readiness: PodReadiness::Require,
         drain_timeout: PATIENCE,
         timeouts: Timeouts::default(),
+        max_request_body: None,
         access_log: None,
     }
 }

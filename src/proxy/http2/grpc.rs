@@ -43,7 +43,9 @@ pub(super) fn timeout(fields: &HeaderMap) -> Option<Duration> {
 pub(super) fn code(error: ProxyError) -> &'static str {
     match error {
         ProxyError::Timeout | ProxyError::ClientStalled => DEADLINE_EXCEEDED,
-        ProxyError::HeadTooLarge | ProxyError::ResponseTooLarge => RESOURCE_EXHAUSTED,
+        ProxyError::HeadTooLarge | ProxyError::BodyTooLarge | ProxyError::ResponseTooLarge => {
+            RESOURCE_EXHAUSTED
+        }
         ProxyError::NoRoute | ProxyError::MethodNotAllowed | ProxyError::NotImplemented => UNIMPLEMENTED,
         ProxyError::BadRequest(_)
         | ProxyError::BadBody

@@ -47,7 +47,8 @@ pub(super) async fn serve(
     let awaits_continue = parts.headers.contains_key(header::EXPECT);
     drop(parts);
     let ahead = VecDeque::new();
-    let stream = Stream { worker, client, gauge, body, ahead, respond, answer: None, awaits_continue };
+    let left = call.order.as_ref().map_or(u64::MAX, |order| order.pool.max_request_body());
+    let stream = Stream { worker, client, gauge, body, ahead, respond, answer: None, awaits_continue, left };
     stream.answer(call).await;
 }
 
@@ -114,6 +115,8 @@ struct Stream {
     answer: Option<SendStream<Bytes>>,
     /// The client waits for `100 Continue` before it sends its body.
     awaits_continue: bool,
+    /// Bytes that may still come of the body.
+    left: u64,
 }
 
 impl Stream {
@@ -136,6 +139,7 @@ impl Stream {
     }
 
     async fn deliver(&mut self, call: &Call, order: &Order, account: &mut Account) -> Result<(), Stop> {
+        service::check_length(call.framing, &order.pool)?;
         let worker = self.worker.clone();
         let mut delivery = Delivery::new(&order.pool, &self.client, order.key, call.begun, order.repeatable);
         let way = relay::approach(self, delivery.reach(account)).await?.map_err(Stop::Rescue)?;
@@ -193,6 +197,10 @@ impl Party for Stream {
         };
         super::take(&mut self.body, &part);
         self.client.stream_received(part.length());
+        match self.left.checked_sub(part.length() as u64) {
+            Some(left) => self.left = left,
+            None => return Poll::Ready(Err(Broken::TooLarge)),
+        }
         Poll::Ready(Ok(part))
     }
 

@@ -73,6 +73,8 @@ pub(super) enum Broken {
     Off,
     /// What it sends is not HTTP.
     Malformed,
+    /// It sends more than it may.
+    TooLarge,
 }
 
 /// One side of an exchange, which sends one message and takes the other.
@@ -238,6 +240,9 @@ impl<C: ClientSide, B: BackendSide> Exchange<'_, C, B> {
             Poll::Ready(Err(Halt::Sender(Broken::Gone))) => return Poll::Ready(Err(Stop::Gone)),
             Poll::Ready(Err(Halt::Sender(Broken::Malformed))) => {
                 return Poll::Ready(Err(Stop::Failed(Failure::BadBody)));
+            }
+            Poll::Ready(Err(Halt::Sender(Broken::TooLarge))) => {
+                return Poll::Ready(Err(Stop::Failed(Failure::BodyTooLarge)));
             }
             Poll::Ready(Err(Halt::Sender(Broken::Off))) => {
                 return Poll::Ready(Err(Stop::Failed(Failure::BrokenOff)));
