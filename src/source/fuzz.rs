@@ -8,6 +8,8 @@ use bolero::check;
 
 use super::admission::Admission;
 use super::credentials;
+use super::credentials::ocsp::tests::response_on;
+use super::credentials::tests::{Pair, pair};
 use super::file::reading;
 use super::reach::Target;
 
@@ -123,6 +125,32 @@ fn what_is_no_certificate_is_said_to_be_none() {
         }
         if let Err(faults) = credentials::authorities(text.as_bytes()) {
             assert!(!faults.is_empty(), "refused without a reason");
+        }
+    });
+}
+
+#[test]
+fn an_ocsp_response_is_stapled_as_it_is_or_left_out_with_a_reason() {
+    static GOOD: LazyLock<(Pair, Vec<u8>)> = LazyLock::new(|| {
+        let pair = pair(&["a.test"]);
+        let response = response_on(&pair.chain);
+        (pair, response)
+    });
+    check!(name = "ocsp").for_each(|input: &[u8]| {
+        let (pair, response) = &*GOOD;
+        // A good one with some bytes changed, since chance alone makes none.
+        let mut der = response.clone();
+        for change in input.chunks_exact(3) {
+            let at = usize::from(u16::from_be_bytes([change[0], change[1]])) % der.len();
+            der[at] = change[2];
+        }
+        for der in [&der[..], input] {
+            let checked = credentials::certificate(pair.chain.as_bytes(), pair.key.as_bytes(), Some(der));
+            let checked = checked.expect("the certificate is good whatever lies beside it");
+            match &checked.certificate.ocsp {
+                Some(stapled) => assert_eq!((&stapled[..], checked.unstapled), (der, None)),
+                None => assert!(checked.unstapled.is_some(), "left out without a reason"),
+            }
         }
     });
 }
