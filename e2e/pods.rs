@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use http::Method;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, ListParams, LogParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::cluster::{PodPort, Seen, until};
 use crate::fixture::Test;
+use crate::subject;
 
 /// The image of backends and load generators, loaded into the nodes before the tests run.
 pub(crate) const IMAGE: &str = "guideway-testbed:e2e";
@@ -145,6 +146,31 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
 pub(crate) fn address(pod: &Pod) -> Result<String> {
     let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
     address.with_context(|| format!("pod {} has no address", pod.name_any()))
+}
+
+/// Has a pod of the testbed ask all replicas at the scenario's port; the report that it prints.
+pub(crate) async fn ask_all_replicas(test: &Test, command: &str) -> Result<Value> {
+    let mut args = vec![command.to_owned()];
+    for replica in subject::replicas(&test.cluster).await?.values() {
+        args.push(format!("--target={}:{}", address(replica)?, test.port));
+    }
+    let container = json!({
+        "name": "client", "image": IMAGE, "imagePullPolicy": "Never", "args": args,
+        "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}},
+    });
+    test.apply(json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": command},
+        "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 2, "containers": [container]},
+    }))
+    .await?;
+    let phase = until("the client to end", Duration::from_secs(90), async || {
+        let phase = test.api::<Pod>().get(command).await?.status.and_then(|it| it.phase).unwrap_or_default();
+        Ok(if matches!(&*phase, "Succeeded" | "Failed") { Seen::Done(phase) } else { Seen::NotYet(phase) })
+    })
+    .await?;
+    let said = test.api::<Pod>().logs(command, &LogParams::default()).await?;
+    ensure!(phase == "Succeeded", "the client lost something: {said}");
+    serde_json::from_str(&said).with_context(|| format!("no report: {said}"))
 }
 
 /// Tells a demo backend what its readiness probe shall find.

@@ -16,7 +16,7 @@ use crate::fixture::Test;
 use crate::runner::Verdict;
 use crate::{pods, subject};
 
-const NAME: &str = "shop.test";
+pub(super) const NAME: &str = "shop.test";
 const SECRET: &str = "shop-tls";
 const WATCH: &str = "watch";
 const CONTROL_PORT: u16 = 9000;
@@ -65,23 +65,27 @@ pub(super) async fn a_new_certificate_is_shown_within_two_seconds(test: &Test) -
 }
 
 /// Somebody who signs certificates.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate for `NAME`, as PEM.
-struct Leaf {
-    certificate: String,
-    key: String,
+pub(super) struct Leaf {
+    pub(super) certificate: String,
+    pub(super) key: String,
     fingerprint: String,
 }
 
 impl Authority {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let mut params = CertificateParams::new([])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
     }
 
-    fn sign(&self) -> Result<Leaf> {
+    pub(super) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    pub(super) fn sign(&self) -> Result<Leaf> {
         let key = KeyPair::generate()?;
         let certificate = CertificateParams::new([NAME.to_owned()])?.signed_by(&key, &self.0)?;
         let fingerprint = handshakes::fingerprint(certificate.der());
@@ -116,7 +120,7 @@ async fn watch(test: &Test, authority: &Authority) -> Result<()> {
     }
     let container = json!({
         "name": WATCH, "image": pods::IMAGE, "imagePullPolicy": "Never", "args": args,
-        "env": [{"name": "ROOTS", "value": authority.0.pem()}],
+        "env": [{"name": "ROOTS", "value": authority.pem()}],
         "resources": {"requests": {"cpu": "50m", "memory": "16Mi"}},
     });
     test.apply(json!({

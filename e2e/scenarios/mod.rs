@@ -1,6 +1,8 @@
 //! Owns the list of scenarios.
 
+mod access_log;
 mod admission;
+mod calls;
 mod certificates;
 mod kill;
 mod outage;
@@ -33,17 +35,12 @@ macro_rules! scenario {
 
 /// All scenarios, in the order they begin.
 pub(crate) fn all() -> Vec<Scenario> {
-    shared().into_iter().chain(alone()).collect()
+    membership().into_iter().chain(traffic()).chain(alone()).collect()
 }
 
-fn shared() -> Vec<Scenario> {
+/// What clients and backends see of the proxy.
+fn traffic() -> Vec<Scenario> {
     vec![
-        scenario!(
-            rollout::rollout_keeps_keys,
-            Shared,
-            240,
-            "a rolling update of ten pods loses no request and moves no key more than once"
-        ),
         scenario!(
             serving::serves_a_pool,
             Shared,
@@ -61,6 +58,42 @@ fn shared() -> Vec<Scenario> {
             Shared,
             180,
             "connections of TCP and flows of UDP come through whole, those of one client at one pod"
+        ),
+        scenario!(
+            calls::calls_are_balanced_one_by_one,
+            Shared,
+            180,
+            "calls of gRPC on one connection reach all pods, each key always the same, and HTTP/1 reaches them too"
+        ),
+        scenario!(
+            calls::backends_are_asked_within_tls,
+            Shared,
+            180,
+            "backends are asked within TLS, in HTTP/2 and HTTP/1.1, and not at all under another authority"
+        ),
+        scenario!(
+            access_log::requests_are_written_down,
+            Shared,
+            120,
+            "every request of a pool with an access log is a line of JSON in the log of the replica that took it"
+        ),
+        scenario!(
+            certificates::a_new_certificate_is_shown_within_two_seconds,
+            Shared,
+            180,
+            "a Secret changes, breaks and goes: newcomers see the new certificate within 2 s, and no request is lost"
+        ),
+    ]
+}
+
+/// What becomes of pods and pools.
+fn membership() -> Vec<Scenario> {
+    vec![
+        scenario!(
+            rollout::rollout_keeps_keys,
+            Shared,
+            240,
+            "a rolling update of ten pods loses no request and moves no key more than once"
         ),
         scenario!(
             readiness::follows_a_readiness_flip,
@@ -91,12 +124,6 @@ fn shared() -> Vec<Scenario> {
             Shared,
             180,
             "new pods take only their share of the keys; pods that go give up only their own"
-        ),
-        scenario!(
-            certificates::a_new_certificate_is_shown_within_two_seconds,
-            Shared,
-            180,
-            "a Secret changes, breaks and goes: newcomers see the new certificate within 2 s, and no request is lost"
         ),
         scenario!(
             replicas::two_replicas_agree,

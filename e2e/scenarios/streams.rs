@@ -4,11 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::LogParams;
 use serde_json::{Value, json};
 
-use crate::cluster::{Seen, until};
 use crate::fixture::Test;
 use crate::runner::Verdict;
 use crate::{pods, subject};
@@ -18,7 +15,7 @@ const ECHO_PORT: u16 = 7000;
 pub(super) async fn bytes_and_datagrams_come_through(test: &Test) -> Result<Verdict> {
     start_echoes(test, 3).await?;
     test.serve_pool(pool(test), 3).await?;
-    let answers = carry(test, "client").await?;
+    let answers = pods::ask_all_replicas(test, "carry").await?;
     let servers = servers(&answers)?;
     ensure!(servers.len() == 1, "one client, and not one backend on both ports of all replicas: {answers}");
     let pods = pods::of(test, "echo").await?;
@@ -53,31 +50,6 @@ fn pool(test: &Test) -> Value {
     ]);
     pool["spec"].as_object_mut().expect("a spec is an object").remove("algorithm");
     pool
-}
-
-/// Has a pod ask all replicas, over TCP and over UDP; what it tells.
-async fn carry(test: &Test, name: &str) -> Result<Value> {
-    let mut args = vec!["carry".to_owned()];
-    for replica in subject::replicas(&test.cluster).await?.values() {
-        args.push(format!("--target={}:{}", pods::address(replica)?, test.port));
-    }
-    let container = json!({
-        "name": "client", "image": pods::IMAGE, "imagePullPolicy": "Never", "args": args,
-        "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}},
-    });
-    test.apply(json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
-        "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 2, "containers": [container]},
-    }))
-    .await?;
-    let phase = until("the client to end", Duration::from_secs(90), async || {
-        let phase = test.api::<Pod>().get(name).await?.status.and_then(|it| it.phase).unwrap_or_default();
-        Ok(if matches!(&*phase, "Succeeded" | "Failed") { Seen::Done(phase) } else { Seen::NotYet(phase) })
-    })
-    .await?;
-    let said = test.api::<Pod>().logs(name, &LogParams::default()).await?;
-    ensure!(phase == "Succeeded", "the client lost something: {said}");
-    serde_json::from_str(&said).with_context(|| format!("no report: {said}"))
 }
 
 /// All who answered, over whatever and by way of whomever.

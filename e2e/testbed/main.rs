@@ -1,6 +1,8 @@
 //! `guideway-testbed`: what the end-to-end tests put into pods: a demo backend that obeys the test,
 //! and a load generator that is asked for its report through the API server's pod proxy.
 
+mod answers;
+mod calls;
 mod carry;
 mod control;
 mod echo;
@@ -29,6 +31,8 @@ enum Testbed {
     Load(LoadArgs),
     /// A watch on the certificates that some addresses show.
     Handshakes(HandshakesArgs),
+    /// A client that calls as those of gRPC do; prints as JSON who answered. Exit 1 when a call failed.
+    Calls(CallsArgs),
     /// A client of backends that echo; prints as JSON who answered. Exit 1 when anything was lost.
     Carry(CarryArgs),
 }
@@ -50,6 +54,18 @@ struct BackendArgs {
     /// Also gives back what it gets on the TCP and the UDP port of this number, behind a line with its name.
     #[arg(long)]
     echo: Option<u16>,
+    /// Also answers calls as servers of gRPC do, on the TCP port of this number.
+    #[arg(long)]
+    calls: Option<u16>,
+    #[command(flatten)]
+    identity: answers::Identity,
+}
+
+#[derive(Args)]
+struct CallsArgs {
+    /// Where to connect to.
+    #[arg(long = "target", required = true)]
+    targets: Vec<SocketAddr>,
 }
 
 #[derive(Args)]
@@ -113,6 +129,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Testbed::Backend(args) => backend(args).await,
         Testbed::Load(args) => load(args).await,
         Testbed::Handshakes(args) => handshakes(args).await,
+        Testbed::Calls(args) => calls(args).await,
         Testbed::Carry(args) => carry(args).await,
     }
 }
@@ -126,6 +143,9 @@ async fn backend(args: BackendArgs) -> anyhow::Result<ExitCode> {
     println!("{} serves on {}", handle.name(), handle.address());
     if let Some(port) = args.echo {
         echo::start(&args.name, port).await?;
+    }
+    if let Some(port) = args.calls {
+        answers::start(&args.name, port, &args.identity).await?;
     }
     let terminated = terminated()?;
     let serving = tokio::spawn(backend.serve(stop.clone()));
@@ -179,6 +199,11 @@ async fn handshakes(args: HandshakesArgs) -> anyhow::Result<ExitCode> {
     let watched = Watched { addresses, name, roots, pause, timeout: Duration::from_secs(5) };
     let watch = Handshakes::start(watched, &terminated).context("--roots")?;
     control::serve_sightings(control, watch, terminated).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn calls(args: CallsArgs) -> anyhow::Result<ExitCode> {
+    println!("{}", calls::answers(&args.targets).await?);
     Ok(ExitCode::SUCCESS)
 }
 
