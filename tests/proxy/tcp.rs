@@ -26,6 +26,20 @@ async fn pair(stage: &Stage, backend: &Backend) -> (Peer, Peer) {
     (client, backend.accept().await)
 }
 
+/// Of two pairs of a client and the backend at its other end, in one the client ends first and in one the backend:
+/// what was said before arrives, and the other side is still heard.
+pub(super) async fn each_side_may_end_first(pairs: [(Peer, Peer); 2]) {
+    let [(client, server), (other_client, other_server)] = pairs;
+    for (mut first, mut other) in [(client, server), (other_server, other_client)] {
+        first.write("last words").await;
+        first.shutdown().await;
+        assert_eq!(other.read_to_end().await, "last words");
+        other.write("answer").await;
+        drop(other);
+        assert_eq!(first.read_to_end().await, "answer");
+    }
+}
+
 fn rescued(reason: &str) -> String {
     format!("guideway_rescued_total{{namespace=\"shop\",pool=\"web\",reason=\"{reason}\"}}")
 }
@@ -66,21 +80,7 @@ async fn the_beginning_of_http2_is_bytes_as_any_others_even_for_a_backend_that_s
 async fn each_side_may_end_by_itself_and_still_hear_the_other() {
     let backend = Backend::new().await;
     let stage = stage(&backend).await;
-    let (mut client, mut server) = pair(&stage, &backend).await;
-    client.write("question").await;
-    client.shutdown().await;
-    assert_eq!(server.read_to_end().await, "question");
-    server.write("answer").await;
-    drop(server);
-    assert_eq!(client.read_to_end().await, "answer");
-
-    let (mut client, mut server) = pair(&stage, &backend).await;
-    server.write("last words").await;
-    server.shutdown().await;
-    assert_eq!(client.read_to_end().await, "last words");
-    client.write("answer").await;
-    drop(client);
-    assert_eq!(server.read_to_end().await, "answer");
+    each_side_may_end_first([pair(&stage, &backend).await, pair(&stage, &backend).await]).await;
     stage.settles(CONNECTIONS, 0.0).await;
 }
 

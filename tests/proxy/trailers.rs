@@ -167,14 +167,19 @@ fn answer_all_with_chunks(backend: Backend) {
     });
 }
 
-#[tokio::test]
-async fn those_behind_an_answer_reach_clients_of_http_1_that_take_them() {
+/// In front of a backend of HTTP/2 and of one of HTTP/1, which answer alike.
+async fn in_front_of_each() -> [Stage; 2] {
     let (stage, backend) = in_front_of_http2().await;
     backend.answer_all(answer_with_trailers);
     let plain = Backend::new().await;
     let beside = Stage::new(&[plain.address]).await;
     answer_all_with_chunks(plain);
-    for stage in [stage, beside] {
+    [stage, beside]
+}
+
+#[tokio::test]
+async fn those_behind_an_answer_reach_clients_of_http_1_that_take_them() {
+    for stage in in_front_of_each().await {
         for (te, behind) in [("", &[][..]), ("TE: deflate\r\n", &[]), ("TE: gzip, trailers\r\n", &RETURNED)] {
             let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{te}Connection: close\r\n\r\n");
             let answer = stage.exchange(&request).await;
@@ -187,12 +192,7 @@ async fn those_behind_an_answer_reach_clients_of_http_1_that_take_them() {
 
 #[tokio::test]
 async fn those_behind_an_answer_reach_clients_of_http_2() {
-    let (stage, backend) = in_front_of_http2().await;
-    backend.answer_all(answer_with_trailers);
-    let plain = Backend::new().await;
-    let beside = Stage::new(&[plain.address]).await;
-    answer_all_with_chunks(plain);
-    for stage in [stage, beside] {
+    for stage in in_front_of_each().await {
         let answer = Http2::connect(&stage).await.ask(get("/")).await;
         let expected: HeaderMap = trailers(&RETURNED);
         assert_eq!((answer.body.as_str(), answer.trailers), ("a", Some(expected)));

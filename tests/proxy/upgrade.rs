@@ -8,6 +8,7 @@ use guideway::proxy::Limits;
 use tokio::time::timeout;
 
 use super::stage::{Backend, Peer, Setup, Stage, noise, ok};
+use super::tcp::each_side_may_end_first;
 
 const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -128,21 +129,7 @@ async fn other_versions_of_http_and_wishes_with_a_body_are_not_passed_on() {
 async fn either_side_may_end_first_and_still_hear_the_other() {
     let backend = Backend::new().await;
     let stage = Stage::new(&[backend.address]).await;
-    let (mut client, mut server) = switched(&stage, &backend).await;
-    client.write("last words").await;
-    client.shutdown().await;
-    assert_eq!(server.read_to_end().await, "last words");
-    server.write("answer").await;
-    drop(server);
-    assert_eq!(client.read_to_end().await, "answer");
-
-    let (mut client, mut server) = switched(&stage, &backend).await;
-    server.write("last words").await;
-    server.shutdown().await;
-    assert_eq!(client.read_to_end().await, "last words");
-    client.write("answer").await;
-    drop(client);
-    assert_eq!(server.read_to_end().await, "answer");
+    each_side_may_end_first([switched(&stage, &backend).await, switched(&stage, &backend).await]).await;
     stage.settles("guideway_connections{namespace=\"shop\",pool=\"web\"}", 0.0).await;
 }
 

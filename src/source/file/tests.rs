@@ -262,6 +262,14 @@ fn fill(pools: &Path, port: u16) {
     fs::write(pools.join("a.yaml"), pool("a", port.into())).unwrap();
 }
 
+/// Edits of the file, by which the pool goes to the two ports behind this one, are followed.
+async fn follows_edits(running: &mut Running, pools: &Path, port: u16) {
+    for port in [port + 1, port + 2] {
+        fs::write(pools.join("a.yaml"), pool("a", port.into())).unwrap();
+        running.serves(&[port]).await;
+    }
+}
+
 /// Puts another folder in the place of this one, in which the pool is on this port.
 fn replace(pools: &Path, port: u16) {
     let beside = |name: String| pools.with_file_name(name);
@@ -278,10 +286,7 @@ async fn a_folder_that_is_replaced_is_followed_as_the_one_before() {
     for port in [8002, 8005] {
         replace(&pools, port);
         running.serves(&[port]).await;
-        for port in [port + 1, port + 2] {
-            fs::write(pools.join("a.yaml"), pool("a", port.into())).unwrap();
-            running.serves(&[port]).await;
-        }
+        follows_edits(&mut running, &pools, port).await;
     }
     running.end().await.unwrap();
 }
@@ -296,10 +301,7 @@ async fn a_folder_that_is_removed_and_made_again_is_followed() {
         running.says("cannot be read: No such file").await;
         fill(&pools, port);
         running.serves(&[port]).await;
-        for port in [port + 1, port + 2] {
-            fs::write(pools.join("a.yaml"), pool("a", port.into())).unwrap();
-            running.serves(&[port]).await;
-        }
+        follows_edits(&mut running, &pools, port).await;
     }
     running.end().await.unwrap();
 }
