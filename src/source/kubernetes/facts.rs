@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::wire;
 use crate::balance::backend::{HttpVersion, Lineage, State};
 use crate::balance::pool::PortId;
 
@@ -119,7 +120,7 @@ impl Keyed for Pod {
 }
 
 impl Pod {
-    pub(super) fn from_object(pod: &core::Pod) -> Option<Self> {
+    pub(super) fn from_object(pod: &wire::Pod) -> Option<Self> {
         let key = Key::of(&pod.metadata)?;
         let uid = pod.metadata.uid.as_deref()?.into();
         let status = pod.status.as_ref();
@@ -160,7 +161,7 @@ impl Pod {
     }
 }
 
-fn ips(status: &core::PodStatus) -> Vec<IpAddr> {
+fn ips(status: &wire::PodStatus) -> Vec<IpAddr> {
     let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
     let mut ips: Vec<IpAddr> =
         listed.chain(status.pod_ip.as_deref()).filter_map(|ip| ip.parse().ok()).collect();
@@ -174,20 +175,25 @@ fn ips(status: &core::PodStatus) -> Vec<IpAddr> {
     ips
 }
 
-fn is_ready(status: &core::PodStatus) -> bool {
+fn is_ready(status: &wire::PodStatus) -> bool {
     status
         .conditions
         .iter()
         .flatten()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        .any(|condition| condition.kind == "Ready" && condition.status == "True")
 }
 
 /// Sidecars (init containers that keep running) may serve too.
-fn named_ports(spec: &core::PodSpec) -> Vec<(Arc<str>, PortId)> {
+fn named_ports(spec: &wire::PodSpec) -> Vec<(Arc<str>, PortId)> {
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
-    let named = |port: &core::ContainerPort| {
+    let ports = spec
+        .containers
+        .iter()
+        .flatten()
+        .chain(sidecars)
+        .flat_map(|container| container.ports.iter().flatten());
+    let named = |port: &wire::ContainerPort| {
         Some((port.name.as_deref()?.into(), port_id(port.protocol.as_deref(), port.container_port)?))
     };
     ports.filter_map(named).collect()

@@ -21,6 +21,7 @@ mod status_writer;
 mod throttle;
 mod touch;
 mod watch;
+mod wire;
 mod words;
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::super::facts::{Key, Pod, Service, Slice};
 use super::super::index::Index;
 use super::super::resource::PoolResource;
 use super::super::watch::{Change, Event};
+use super::super::wire;
 use crate::balance::backend::{HttpVersion, State};
 use crate::balance::pool::PoolId;
 use crate::balance::snapshot::Shares;
@@ -67,14 +68,15 @@ impl PodBuilder {
         self.set("/metadata/deletionTimestamp", json!("2026-11-21T09:00:00Z"))
     }
 
-    pub(super) fn object(mut self) -> core::Pod {
+    pub(super) fn object(mut self) -> Value {
         let status = if self.ready { "True" } else { "False" };
         self.object["status"]["conditions"] = json!([{ "type": "Ready", "status": status }]);
-        serde_json::from_value(self.object).unwrap()
+        self.object
     }
 
     pub(super) fn facts(self) -> Pod {
-        Pod::from_object(&self.object()).unwrap()
+        let object: wire::Pod = serde_json::from_value(self.object()).unwrap();
+        Pod::from_object(&object).unwrap()
     }
 }
 

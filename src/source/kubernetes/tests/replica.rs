@@ -102,7 +102,7 @@ pub(super) async fn until(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 pub(super) fn put_pod(server: &ApiServer, pod: PodBuilder) {
-    server.put("pods", &serde_json::to_value(pod.object()).unwrap());
+    server.put("pods", &pod.object());
 }
 
 /// A server with the pool, the Service and the ready pods `web-1` and `web-2`.
