@@ -17,9 +17,9 @@ test: prepare ## every test: lints, unit and property tests, the scenarios in a 
 checks: # in this order, and beside nothing but the images
 	@env -u MAKEFLAGS $(MAKE) --no-print-directory lint unit
 
-# Linking keeps one processor busy for minutes. Cargo has a pool of jobs of its own.
+# They take longer than the checks beside them, so they do not step aside. Cargo has a pool of jobs of its own.
 images: prepare # what the scenarios put into the cluster, built while other tests run
-	@env -u MAKEFLAGS nice -n 5 e2e/cluster/image >/dev/null
+	@env -u MAKEFLAGS e2e/cluster/image >/dev/null
 
 lint: prepare ## formatting and lints
 	cargo fmt --check && cargo clippy --quiet --all-targets --features e2e -- -D warnings
