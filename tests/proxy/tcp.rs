@@ -264,7 +264,7 @@ async fn a_connection_outlives_its_backend_in_the_pool_by_the_drain_timeout() {
     client.write("x").await;
     assert_eq!(server.read(1).await, "x");
     assert!(client.is_reset().await && server.is_reset().await);
-    assert_eq!(stage.series(&rescued("drained")), 1.0);
+    stage.settles(&rescued("drained"), 1.0).await;
     other.write("x").await;
     assert_eq!(new.read(1).await, "x");
 }
