@@ -143,14 +143,14 @@ impl Metrics {
     }
 }
 
-/// The digests of a pool on all replicas, by replica.
+/// The digests of a pool on all replicas, by replica. They are asked at once: in a rollout a table lives for a second.
 pub(crate) async fn digests(test: &Test, pool: &str) -> Result<BTreeMap<String, Option<String>>> {
-    let mut digests = BTreeMap::new();
-    for name in replicas(&test.cluster).await?.into_keys() {
+    let digest = async |name: String| {
         let metrics = Metrics::of(&test.cluster, &name).await?;
-        digests.insert(name, metrics.digest(&test.namespace, pool));
-    }
-    Ok(digests)
+        anyhow::Ok((name, metrics.digest(&test.namespace, pool)))
+    };
+    let digests = replicas(&test.cluster).await?.into_keys().map(digest);
+    Ok(futures::future::try_join_all(digests).await?.into_iter().collect())
 }
 
 /// Waits until all replicas have the same digest for a pool, and returns it.
@@ -178,28 +178,30 @@ pub(crate) fn vitals_url(pod: &Pod, path: &str) -> Result<String> {
 pub(crate) struct Agreement {
     /// Digests that all replicas had at the same time.
     pub steps: BTreeSet<String>,
-    /// When the look began that first saw the disagreement that goes on.
-    apart_since: Option<Instant>,
-    /// Longest time from the first look that saw a disagreement to the end of the one that saw it over.
+    /// Longest time from a look that saw a disagreement to the end of the one that saw it over.
     pub longest_apart: Duration,
 }
 
 impl Agreement {
-    /// Looks once. The replicas are scraped one after the other, so a difference may be nothing but the time
-    /// between two scrapes; what counts is how long it lasts.
-    pub(crate) async fn look(&mut self, test: &Test, pool: &str) -> Result<()> {
+    /// Looks until replicas agree, or have disagreed for `limit`. Answers come a few milliseconds apart, so a difference
+    /// may be a change that came in between; what counts is how long it lasts. The next look is at once, before there is
+    /// another change to come in between.
+    pub(crate) async fn look(&mut self, test: &Test, pool: &str, limit: Duration) -> Result<()> {
         let began = Instant::now();
-        let digests = digests(test, pool).await?;
-        let distinct: BTreeSet<_> = digests.into_values().flatten().collect();
-        if distinct.len() > 1 {
-            self.apart_since.get_or_insert(began);
+        let mut were_apart = false;
+        loop {
+            let distinct: BTreeSet<_> = digests(test, pool).await?.into_values().flatten().collect();
+            let agree = distinct.len() < 2;
+            were_apart |= !agree;
+            if were_apart {
+                self.longest_apart = self.longest_apart.max(began.elapsed());
+            }
+            if agree {
+                self.steps.extend(distinct);
+            }
+            if agree || self.longest_apart > limit {
+                return Ok(());
+            }
         }
-        self.longest_apart =
-            self.longest_apart.max(self.apart_since.map_or(Duration::ZERO, |it| it.elapsed()));
-        if distinct.len() == 1 {
-            self.apart_since = None;
-            self.steps.extend(distinct);
-        }
-        Ok(())
     }
 }
